@@ -1,0 +1,190 @@
+"""What the house speaks of: cases, what is asked of them, and what models give back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from medspectrum.card import Card
+from medspectrum.image import Image
+
+
+@dataclass(frozen=True, slots=True)
+class LazyImage:
+    """A picture that is read when it is needed.
+
+    source: what a person would look for (a path, or ``file.npz#train/12``).
+    load: reads it; a module-level function or a ``functools.partial`` of one,
+        so that it travels to another process.
+    key: gives the content's digest (hex) without decoding pixels where possible;
+        equal content gives an equal key wherever the file lies.
+    """
+
+    source: str
+    load: Callable[[], Image]
+    key: Callable[[], str]
+
+
+@dataclass(frozen=True, slots=True)
+class ClassTarget:
+    """The class of a whole case."""
+
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class MaskTarget:
+    """A label map on the image's own grid: integers, named by ``labels``."""
+
+    mask: LazyImage
+    labels: Mapping[int, str]
+
+
+@dataclass(frozen=True, slots=True)
+class BoxTarget:
+    """Boxes in pixels of the image: (n, 4) as x0, y0, x1, y1, with a label each."""
+
+    boxes: tuple[tuple[float, float, float, float], ...]
+    labels: tuple[str, ...]
+
+
+Target = ClassTarget | MaskTarget | BoxTarget
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One thing to decide on: one or several images of one patient.
+
+    id: unique in its data set. patient: who it is of; splits never part a patient.
+    centre: where it was made, if known. images: by role (``image``, ``t1``, ``lateral``...).
+    target: None where the label is missing. record: any further columns.
+    split: ``train``, ``val`` or ``test`` where the data set came with one.
+    """
+
+    id: str
+    patient: str
+    images: Mapping[str, LazyImage]
+    target: Target | None = None
+    centre: str | None = None
+    record: Mapping[str, Any] = field(default_factory=dict)
+    split: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A file or case that could not be used, and the one sentence that says why."""
+
+    source: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CaseSet:
+    """What a data set layout gives: its cases and what it had to leave out."""
+
+    name: str
+    layout: str
+    cases: tuple[Case, ...]
+    left_out: tuple[LeftOut, ...] = ()
+
+    def labels(self) -> tuple[str, ...]:
+        """Class names in their order of display: numbers by value, words by alphabet."""
+        found = {c.target.label for c in self.cases if isinstance(c.target, ClassTarget)}
+        return tuple(sorted(found, key=label_order))
+
+
+def label_order(label: str) -> tuple[int, float, str]:
+    """Sort key that puts ``2`` before ``10`` and numbers before words."""
+    try:
+        return 0, float(label), label
+    except ValueError:
+        return 1, 0.0, label
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """What an encoder sees, rows in the order of the images asked for.
+
+    pooled: (n, d) float32. tokens: (n, d, h, w) or None. maps: fine to coarse, each (n, c, h, w).
+    """
+
+    pooled: np.ndarray
+    tokens: np.ndarray | None = None
+    maps: tuple[np.ndarray, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The probabilities of one case, in the order of ``classes``."""
+
+    case: str
+    patient: str
+    classes: tuple[str, ...]
+    probabilities: tuple[float, ...]
+
+    @property
+    def label(self) -> str:
+        """The most probable class."""
+        return self.classes[int(np.argmax(self.probabilities))]
+
+
+class Model(Protocol):
+    """A place on the spectrum that can be asked for features."""
+
+    @property
+    def card(self) -> Card: ...
+
+    @property
+    def key(self) -> str:
+        """Digest of weights, network and preprocessing: equal keys give equal features."""
+        ...
+
+    def embed(self, images: Sequence[LazyImage], level: str = "pooled") -> Features:
+        """Features of the images; level is ``pooled``, ``tokens`` or ``maps``."""
+        ...
+
+
+class Task(Protocol):
+    """What is asked: which target a case has, and how answers are scored."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def primary(self) -> str:
+        """The score that decides."""
+        ...
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+
+    def target(self, case: Case) -> int:
+        """The case's class as an index into ``classes``."""
+        ...
+
+    def score(self, probabilities: np.ndarray, cases: Sequence[Case], *, seed: int = 0) -> dict[str, Any]: ...
+
+
+class Predictor(Protocol):
+    """An adapted model: cases in, class probabilities out; saved as arrays and plain settings."""
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+
+    @property
+    def trained_parameters(self) -> int: ...
+
+    def predict(self, cases: Sequence[Case]) -> np.ndarray:
+        """(n, k) float64 probabilities, rows sum to 1."""
+        ...
+
+    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Everything learned (arrays) and everything set (JSON values)."""
+        ...
+
+
+Method = Callable[..., Predictor]
+"""(model, cases, task, *, seed, settings...) -> Predictor. A method receives a model, it fetches none."""
