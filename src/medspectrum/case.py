@@ -135,7 +135,9 @@ class Model(Protocol):
     """A place on the spectrum that can be asked for features."""
 
     @property
-    def card(self) -> Card: ...
+    def card(self) -> Card:
+        """Its row of the catalogue."""
+        ...
 
     @property
     def key(self) -> str:
@@ -146,12 +148,18 @@ class Model(Protocol):
         """Features of the images; level is ``pooled``, ``tokens`` or ``maps``."""
         ...
 
+    def seconds_per_image(self) -> tuple[float, float]:
+        """What embedding one image cost here when it was measured: wall and processor seconds."""
+        ...
+
 
 class Task(Protocol):
     """What is asked: which target a case has, and how answers are scored."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Its name in the registry."""
+        ...
 
     @property
     def primary(self) -> str:
@@ -159,7 +167,9 @@ class Task(Protocol):
         ...
 
     @property
-    def classes(self) -> tuple[str, ...]: ...
+    def classes(self) -> tuple[str, ...]:
+        """Class names in the order of the probability columns."""
+        ...
 
     def target(self, case: Case) -> int:
         """The case's class as an index into ``classes``."""
@@ -172,10 +182,14 @@ class Predictor(Protocol):
     """An adapted model: cases in, class probabilities out; saved as arrays and plain settings."""
 
     @property
-    def classes(self) -> tuple[str, ...]: ...
+    def classes(self) -> tuple[str, ...]:
+        """Class names in the order of the probability columns."""
+        ...
 
     @property
-    def trained_parameters(self) -> int: ...
+    def trained_parameters(self) -> int:
+        """How many numbers were fitted."""
+        ...
 
     def predict(self, cases: Sequence[Case]) -> np.ndarray:
         """(n, k) float64 probabilities, rows sum to 1."""

@@ -1,0 +1,160 @@
+"""What to take: the Pareto front of effort and efficacy, and one trial with its reason in plain words.
+
+Both are decided on validation scores alone. The test scores of what was chosen are told, never used.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+Record = Mapping[str, Any]
+Difference = Callable[[Record, Record], tuple[float, float, float]]
+MARGIN = 0.01
+
+
+def chosen_on(record: Record, primary: str) -> float:
+    """The validation score that decides; -inf where it is undefined."""
+    value = record["selection"].get(primary, {}).get("value")
+    return float("-inf") if value is None else float(value)
+
+
+def is_candidate(record: Record) -> bool:
+    """Controls (random weights, majority class, from scratch) are shown but never recommended."""
+    return record["level"] != "control" and record["method"] not in ("majority", "scratch")
+
+
+def pareto_front(records: Sequence[Record], primary: str) -> list[str]:
+    """Ids of the candidates that no other beats in both processor seconds and validation score."""
+    front, best = [], float("-inf")
+    ranked = sorted(
+        filter(is_candidate, records), key=lambda r: (r["cpu_seconds"], -chosen_on(r, primary), r["id"])
+    )
+    for record in ranked:
+        if chosen_on(record, primary) > best:
+            best = chosen_on(record, primary)
+            front.append(record["id"])
+    return front
+
+
+def recommend(records: Sequence[Record], primary: str, difference: Difference) -> tuple[str | None, str]:
+    """The id to take and why.
+
+    Among the trials on the largest labelled set, the best on validation is challenged by each cheaper
+    one, cheapest first: the first that is not shown to be worse (95 % interval of the paired difference
+    over patients reaches zero) and loses less than one point is taken instead.
+    ``difference(a, b)`` gives a minus b in the primary score on validation, with its interval.
+    """
+    candidates = [r for r in records if is_candidate(r) and chosen_on(r, primary) > float("-inf")]
+    if not candidates:
+        return None, "No trial with real weights finished, so nothing is recommended."
+    most = max(r["labels"] for r in candidates)
+    largest = [r for r in candidates if r["labels"] == most]
+    best = max(largest, key=lambda r: (chosen_on(r, primary), -r["cpu_seconds"], r["id"]))
+    taken = best
+    for cheaper in sorted(largest, key=lambda r: (r["cpu_seconds"], r["id"])):
+        if cheaper["cpu_seconds"] >= best["cpu_seconds"]:
+            break
+        value, low, _ = difference(best, cheaper)
+        if low <= 0 and value < MARGIN:
+            taken = cheaper
+            break
+    return taken["id"], _reason(taken, best, largest, primary, difference)
+
+
+def _reason(
+    taken: Record, best: Record, largest: Sequence[Record], primary: str, difference: Difference
+) -> str:
+    score = taken["scores"][primary]
+    words = [
+        f"{_name(taken)} with {taken['labels']} labelled cases reaches a test {_word(primary)} of {_range(score)} "
+        f"for {_seconds(taken['cpu_seconds'])} of processor time and {taken['trained_parameters']:,} trained "
+        f"parameters."
+    ]
+    if best is not taken:
+        value, low, high = difference(best, taken)
+        words.append(
+            f"{_name(best)} scored highest on validation, but gains only {_points(value, low, high)} there for "
+            f"{_times(best, taken)} the processor time; that gain is not distinguishable from none."
+        )
+    else:
+        cheaper = [r for r in largest if r["cpu_seconds"] < taken["cpu_seconds"]]
+        if cheaper:
+            next_best = max(cheaper, key=lambda r: (chosen_on(r, primary), r["id"]))
+            value, low, high = difference(taken, next_best)
+            words.append(
+                f"It gains {_points(value, low, high)} of {_word(primary)} on validation over {_name(next_best)}, "
+                f"the best of the cheaper ones, for {_times(taken, next_best)} the processor time."
+            )
+        else:
+            words.append("Nothing that was tried is cheaper and as good on validation.")
+    return " ".join(words)
+
+
+def _name(record: Record) -> str:
+    return f"{record['method'].replace('_', ' ')} on {record['model']}"
+
+
+def _word(primary: str) -> str:
+    return {"auc": "AUC"}.get(primary, primary.replace("_", " "))
+
+
+def _range(score: Mapping[str, float | None]) -> str:
+    if score["value"] is None:
+        return "an undefined value"
+    shown = f"{score['value']:.3f}"
+    return shown if score["low"] is None else f"{shown} [{score['low']:.3f}, {score['high']:.3f}]"
+
+
+def _points(value: float, low: float, high: float) -> str:
+    return f"{100 * value:.1f} points [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
+
+
+def _times(dear: Record, cheap: Record) -> str:
+    ratio = dear["cpu_seconds"] / max(cheap["cpu_seconds"], 1e-9)
+    return f"{ratio:.1f} times" if ratio < 10 else f"{ratio:.0f} times"
+
+
+def summarise(records: Sequence[Record], primary: str) -> list[dict[str, Any]]:
+    """One row per model, method, settings and budget: the spread over draws of the labelled set (10th to
+    90th percentile, all draws where fewer than ten) apart from the mean interval over test patients.
+    """
+    groups: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
+    for r in records:
+        groups[r["model"], r["method"], str(sorted(r["settings"].items())), r["budget"]].append(r)
+    rows = []
+    for (model, method, _, budget), own in groups.items():
+        scores = [r["scores"][primary] for r in own if r["scores"][primary]["value"] is not None]
+        values = [s["value"] for s in scores]
+        ends = [(s["low"], s["high"]) for s in scores if s["low"] is not None]
+        spread = (
+            (None, None)
+            if not values
+            else (min(values), max(values))
+            if len(values) < 10
+            else tuple(map(float, np.percentile(values, [10, 90])))
+        )
+        rows.append(
+            {
+                "model": model,
+                "method": method,
+                "settings": dict(own[0]["settings"]),
+                "budget": budget,
+                "labels": round(float(np.mean([r["labels"] for r in own]))),
+                "draws": len(own),
+                "mean": float(np.mean(values)) if values else None,
+                "spread_low": spread[0],
+                "spread_high": spread[1],
+                "low": float(np.mean([e[0] for e in ends])) if ends else None,
+                "high": float(np.mean([e[1] for e in ends])) if ends else None,
+                "level": own[0]["level"],
+            }
+        )
+    return rows
