@@ -1,0 +1,98 @@
+"""NIfTI-1 and NIfTI-2 volumes, plain or gzipped, and Analyze pairs.
+
+nibabel reads the header and scales the values; gzip is undone by isal, several times faster. The file
+stores X fastest, so the transposed array is (T, Z, Y, X) in C order without a copy: further axes
+(time, channels) become C. The affine is already RAS millimetres.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from medspectrum.errors import UnreadableFile
+from medspectrum.formats.safety import MAX_BYTES, check_bytes, finite
+from medspectrum.image import Image
+
+HEADER_BYTES = 544
+
+
+def read(path: Path) -> Image:
+    """Read a volume. Raises UnreadableFile for truncated, empty or oversized ones."""
+    import nibabel
+
+    with path.open("rb") as opened:
+        packed = opened.read(2) == b"\x1f\x8b"
+    if not packed and path.suffix.lower() in (".hdr", ".img"):
+        loaded = nibabel.load(path)
+        check_bytes(loaded.shape, 8, path)  # type: ignore[attr-defined]
+        return _image(loaded, path)
+    if not packed and path.stat().st_size > MAX_BYTES:
+        raise UnreadableFile(path, f"is {path.stat().st_size / 2**30:.1f} GiB, more than the limit")
+    content = _unpacked(path) if packed else path.read_bytes()
+    kind = nibabel.Nifti2Image if _is_second(content) else nibabel.Nifti1Image
+    header = kind.header_class.from_fileobj(_stream(content), check=False)
+    shape = tuple(int(side) for side in header.get_data_shape())
+    check_bytes(shape or (0,), int(header.get_data_dtype().itemsize), path)
+    needed = int(header["vox_offset"]) + int(np.prod(shape)) * int(header.get_data_dtype().itemsize)
+    if len(content) < needed:
+        raise UnreadableFile(
+            path,
+            f"is truncated: its header promises {needed:,} bytes and {len(content):,} are there; "
+            "copy it again from its source",
+        )
+    return _image(kind.from_bytes(content), path)
+
+
+def _image(loaded: object, path: Path) -> Image:
+    """The loaded nibabel image as ours."""
+    proxy = loaded.dataobj  # type: ignore[attr-defined]
+    slope, shift = getattr(proxy, "slope", 1.0), getattr(proxy, "inter", 0.0)
+    if slope == 1.0 and shift == 0.0:
+        array = np.asarray(proxy)
+    else:
+        array = np.asarray(proxy.get_scaled(np.float32), dtype=np.float32)
+    if array.dtype.names:  # RGB and RGBA voxels
+        array = np.stack([array[name] for name in array.dtype.names[:3]], axis=-1)
+    if array.dtype.kind == "c":
+        raise UnreadableFile(path, "holds complex values; save its magnitude instead")
+    if array.dtype.kind == "f" and array.dtype.itemsize > 4:
+        array = array.astype(np.float32)
+    array = array.reshape(array.shape + (1,) * (3 - array.ndim)) if array.ndim < 3 else array
+    array = array.reshape(*array.shape[:3], -1).T  # (C, Z, Y, X)
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    affine = np.asarray(loaded.affine, dtype=np.float64)  # type: ignore[attr-defined]
+    known = bool(np.isfinite(affine).all() and abs(np.linalg.det(affine[:3, :3])) > 1e-12)
+    return Image(finite(array, path), affine if known else np.eye(4), spacing_known=known)
+
+
+def _unpacked(path: Path) -> bytes:
+    """Undo gzip, at most as far as the header's own promise (so that a bomb ends early)."""
+    import nibabel
+    from isal import igzip
+
+    with igzip.open(path, "rb") as opened:
+        head = opened.read(HEADER_BYTES)
+        if len(head) < 348:
+            raise UnreadableFile(path, "is too short for a NIfTI header; copy it again from its source")
+        second = _is_second(head)
+        kind = nibabel.Nifti2Image if second else nibabel.Nifti1Image
+        header = kind.header_class.from_fileobj(_stream(head), check=False)
+        shape = tuple(int(side) for side in header.get_data_shape())
+        item = int(header.get_data_dtype().itemsize)
+        check_bytes(shape or (0,), item, path)
+        rest = int(header["vox_offset"]) + int(np.prod(shape)) * item - len(head)
+        if rest > MAX_BYTES:
+            raise UnreadableFile(path, "has a NIfTI header that promises more than the memory limit")
+        return head + opened.read(max(rest, 0))
+
+
+def _is_second(head: bytes) -> bool:
+    return head[4:7] == b"n+2"
+
+
+def _stream(content: bytes) -> object:
+    import io
+
+    return io.BytesIO(content[:HEADER_BYTES])
