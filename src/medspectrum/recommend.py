@@ -70,15 +70,15 @@ def _reason(
 ) -> str:
     score = taken["scores"][primary]
     words = [
-        f"{_name(taken)} with {taken['labels']} labelled cases reaches a test {_word(primary)} of {_range(score)} "
-        f"for {_seconds(taken['cpu_seconds'])} of processor time and {taken['trained_parameters']:,} trained "
+        f"{_name(taken)} with {taken['labels']} labelled cases reaches a test {_word(primary)} of "
+        f"{_range(score)} for {_seconds(taken['cpu_seconds'])} of processor time and {taken['trained_parameters']:,} trained "
         f"parameters."
     ]
     if best is not taken:
         value, low, high = difference(best, taken)
         words.append(
-            f"{_name(best)} scored highest on validation, but gains only {_points(value, low, high)} there for "
-            f"{_times(best, taken)} the processor time; that gain is not distinguishable from none."
+            f"{_name(best)} scored highest on validation, but gains only {_points(value, low, high)} there "
+            f"for {_times(best, taken)} the processor time; that gain is not distinguishable from none."
         )
     else:
         cheaper = [r for r in largest if r["cpu_seconds"] < taken["cpu_seconds"]]
@@ -86,8 +86,8 @@ def _reason(
             next_best = max(cheaper, key=lambda r: (chosen_on(r, primary), r["id"]))
             value, low, high = difference(taken, next_best)
             words.append(
-                f"It gains {_points(value, low, high)} of {_word(primary)} on validation over {_name(next_best)}, "
-                f"the best of the cheaper ones, for {_times(taken, next_best)} the processor time."
+                f"It gains {_points(value, low, high)} of {_word(primary)} on validation over "
+                f"{_name(next_best)}, the best of the cheaper ones, for {_times(taken, next_best)} the processor time."
             )
         else:
             words.append("Nothing that was tried is cheaper and as good on validation.")

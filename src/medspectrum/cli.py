@@ -1,0 +1,131 @@
+"""The command line: each verb's options, help and defaults are read from the Python function itself."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from medspectrum.verbs import VERBS, summary, verb
+
+DONE, FAILED, BAD_INPUT, LEFT_OUT = 0, 1, 2, 3
+
+
+class Verbs(TyperGroup):
+    """Loads a verb's module when that verb is asked for; the list of verbs costs no import."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Verbs in the order of a user's work."""
+        return list(VERBS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of a verb; for the list of verbs only its name and one line."""
+        if cmd_name not in VERBS:
+            return None
+        if "--help" in sys.argv[1:2] or not sys.argv[1:]:
+            return TyperCommand(cmd_name, help=summary(cmd_name), rich_markup_mode=None)
+        return command(cmd_name)
+
+
+def command(name: str) -> Any:
+    """The command of a verb, derived from its signature and docstring."""
+    app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    app.command(name)(_callback(name, verb(name)))
+    return typer.main.get_command(app)
+
+
+def _callback(name: str, function: Callable[..., Any]) -> Callable[..., None]:
+    signature = inspect.signature(function, eval_str=True)
+    told = setting_help(function)
+    parameters = []
+    for p in signature.parameters.values():
+        kind = typer.Option if p.kind is p.KEYWORD_ONLY else typer.Argument
+        parameters.append(
+            p.replace(
+                annotation=Annotated[p.annotation, kind(help=told.get(p.name, ""))],
+                kind=p.POSITIONAL_OR_KEYWORD,
+            )
+        )
+    required = [p for p in parameters if p.default is p.empty]
+    others = [p for p in parameters if p.default is not p.empty]
+    as_json = inspect.Parameter(
+        "json_",
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        default=False,
+        annotation=Annotated[bool, typer.Option("--json", help="print the result as JSON")],
+    )
+
+    @functools.wraps(function)
+    def run(json_: bool = False, **settings: Any) -> None:
+        result = function(**settings)
+        if json_:
+            sys.stdout.write(json.dumps(result, indent=1) + "\n")
+        else:
+            from medspectrum.console import show
+
+            show(name, result)
+        left_out = result.get("left_out") if isinstance(result, dict) else None
+        raise typer.Exit(LEFT_OUT if left_out else DONE)
+
+    run.__signature__ = inspect.Signature([*required, *others, as_json])  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in (*required, *others, as_json)}
+    run.__doc__ = inspect.cleandoc(function.__doc__ or "").split("\n")[0]
+    return run
+
+
+def setting_help(function: Callable[..., Any]) -> dict[str, str]:
+    """``name: meaning`` lines of a docstring, by name; a meaning may run over several lines."""
+    names = set(inspect.signature(function).parameters)
+    told: dict[str, str] = {}
+    current = ""
+    for line in inspect.cleandoc(function.__doc__ or "").split("\n"):
+        head, colon, rest = line.partition(": ")
+        if colon and head in names:
+            current = head
+            told[head] = rest.strip()
+        elif current and line.strip():
+            told[current] += " " + line.strip()
+        else:
+            current = ""
+    return told
+
+
+def main() -> None:
+    """Run the command line. Exit code 0 done, 2 usage or bad input, 3 finished with cases left out."""
+    from medspectrum.errors import UserError
+
+    app = typer.Typer(
+        cls=Verbs,
+        add_completion=False,
+        rich_markup_mode=None,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        help="Finds, on your own scans, which foundation model adapted how is worth the effort.",
+    )
+    app.callback()(_root)
+    try:
+        typer.main.get_command(app)(prog_name="medspectrum")
+    except UserError as error:
+        sys.stderr.write(f"medspectrum: {error}\n")
+        sys.exit(BAD_INPUT)
+    except KeyboardInterrupt:
+        sys.stderr.write(
+            "medspectrum: stopped; what was computed is kept, the same command goes on from here\n"
+        )
+        sys.exit(130)
+
+
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="show the version", is_eager=True)] = False,
+) -> None:
+    if version:
+        from medspectrum import __version__
+
+        sys.stdout.write(f"medspectrum {__version__}\n")
+        raise typer.Exit(DONE)

@@ -1,0 +1,145 @@
+"""What a person sees of a result on the console."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def show(verb: str, result: Any) -> None:
+    """Print a verb's result as text and tables."""
+    from rich.console import Console
+
+    console = Console()
+    printers = {
+        "describe": _describe,
+        "explore": _explore,
+        "predict": _predict,
+        "evaluate": _evaluate,
+        "doctor": _doctor,
+    }
+    if verb in printers:
+        printers[verb](console, result)
+    else:
+        _catalogue(console, result)
+
+
+def _table(console: Any, rows: list[dict[str, Any]], columns: dict[str, str]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in columns.values():
+        table.add_column(title)
+    for row in rows:
+        table.add_row(*(Text(_word(row.get(key))) for key in columns))
+    console.print(table)
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:,.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    if isinstance(value, dict):
+        return ", ".join(f"{k}={v}" for k, v in value.items())
+    return "" if value is None else str(value)
+
+
+def _catalogue(console: Any, rows: list[dict[str, Any]]) -> None:
+    """A list as a table; a single row in full."""
+    from rich.text import Text
+
+    if len(rows) == 1:
+        for key, value in rows[0].items():
+            console.print(Text(f"{key:16} {_word(value)}"))
+        return
+    if not rows:
+        console.print("nothing fits")
+        return
+    wanted = ("name", "level", "modality", "organ", "dims", "licence", "commercial_use", "status", "missing")
+    if "level" not in rows[0]:
+        wanted = ("name", "trains", "primary", "summary")
+    _table(console, rows, {k: k.replace("_", " ") for k in wanted if k in rows[0]})
+
+
+def _describe(console: Any, facts: dict[str, Any]) -> None:
+    from medspectrum.describe import describe_text
+
+    console.print(describe_text(facts))
+
+
+def _explore(console: Any, results: dict[str, Any]) -> None:
+    from rich.text import Text
+
+    primary = results["task"]["primary"]
+    best = [r for r in results["summary"] if r["mean"] is not None]
+    most = max((r["labels"] for r in best), default=0)
+    rows = [
+        {
+            "model": r["model"],
+            "method": r["method"],
+            "labels": r["labels"],
+            "score": f"{r['mean']:.3f}"
+            + (f" [{r['low']:.3f}, {r['high']:.3f}]" if r["low"] is not None else ""),
+        }
+        for r in sorted(best, key=lambda r: -r["mean"])
+        if r["labels"] == most
+    ]
+    _table(
+        console, rows, {"model": "model", "method": "method", "labels": "labels", "score": f"test {primary}"}
+    )
+    console.print()
+    console.print(Text(results["reason"], style="bold"))
+    _left_out(console, results)
+    console.print(Text(f"report: {results['report']}"))
+
+
+def _predict(console: Any, result: dict[str, Any]) -> None:
+    from rich.text import Text
+
+    console.print(Text(f"{result['cases']} cases predicted: {result['out']}"))
+    _left_out(console, result)
+
+
+def _evaluate(console: Any, results: dict[str, Any]) -> None:
+    from rich.text import Text
+
+    rows = [{"score": name, **values} for name, values in results["scores"].items()]
+    _table(console, rows, {"score": "score", "value": "value", "low": "95 % interval from", "high": "to"})
+    _left_out(console, results)
+    console.print(Text(f"report: {results['report']}"))
+
+
+def _left_out(console: Any, result: dict[str, Any]) -> None:
+    from rich.text import Text
+
+    left_out = result.get("left_out") or []
+    if not left_out:
+        return
+    console.print(Text(f"{len(left_out)} left out (all in left_out.csv):", style="yellow"))
+    for row in left_out[:5]:
+        console.print(Text(f"  {row['source']}: {row['reason']}"))
+
+
+def _doctor(console: Any, found: dict[str, Any]) -> None:
+    from rich.text import Text
+
+    machine = found["machine"]
+    console.print(Text(f"medspectrum {found['version']} on {machine['system']}, Python {machine['python']}"))
+    console.print(
+        Text(
+            f"{machine['cores']} cores, {machine['memory_free_gb']} of {machine['memory_gb']} GB memory free, "
+            f"bf16 {'yes' if machine['bf16'] else 'no (fp32 is used)'}, GPU {machine['gpu'] or 'none'}"
+        )
+    )
+    cache = found["cache"]
+    console.print(Text(f"cache {cache['folder']}: {cache['used_mb']} MB used, {cache['free_gb']} GB free"))
+    console.print()
+    columns = {"name": "", "there": "there", "serves": "serves", "licence": "licence", "how": "how to get it"}
+    _table(console, found["extras"], {k: v for k, v in columns.items() if k != "licence"})
+    console.print()
+    _table(console, found["weights"], {k: v for k, v in columns.items() if k != "serves"})

@@ -1,0 +1,202 @@
+"""Use a predictor: predictions of new cases, and what it is worth on labelled ones."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medspectrum import __version__, registry, store
+from medspectrum.case import Case, CaseSet, ClassTarget, LeftOut, Prediction
+from medspectrum.errors import UserError
+from medspectrum.outcome import Thumbnails, plain, write_left_out
+from medspectrum.plan import Plan
+from medspectrum.predictor import SavedPredictor, load_predictor
+from medspectrum.progress import Progress, progress_for
+
+
+def predict(
+    predictor: Path,
+    data: Path,
+    *,
+    out: Path = Path("predictions.csv"),
+    layout: str | None = None,
+    image: str | None = None,
+    patient: str | None = None,
+    patient_pattern: str | None = None,
+    cache: Path | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Predict new cases with a predictor that a run handed over.
+
+    predictor: the folder 'predictor' of a finished run.
+    data: folder, table, archive or single image of new cases; labels are not needed.
+    out: CSV file: case, patient, one probability column per class, prediction.
+    layout: name of the data's layout where it is not recognised by itself.
+    image: column(s) with image paths, separated by commas (tables).
+    patient: column with the patient (tables).
+    patient_pattern: regular expression whose first group is the patient in a file's name.
+    cache: folder for features, shared between runs.
+    quiet: show no progress.
+
+    Returns the number of cases, the file written, and what was left out. Raises UserError where the
+    predictor was altered or no case can be read.
+    """
+    plan = Plan(layout=layout, image=image, patient=patient, patient_pattern=patient_pattern)
+    with progress_for(quiet=quiet) as progress:
+        saved, case_set, left_out = _open(predictor, data, plan, cache, progress)
+        predictions = saved(case_set.cases)
+    _write_predictions(Path(out), saved.classes, predictions)
+    write_left_out(Path(out).with_name("left_out.csv"), [asdict(x) for x in left_out])
+    return {
+        "cases": len(predictions),
+        "out": str(out),
+        "classes": list(saved.classes),
+        "left_out": [asdict(x) for x in left_out],
+    }
+
+
+def evaluate(
+    predictor: Path,
+    data: Path,
+    *,
+    out: Path,
+    layout: str | None = None,
+    image: str | None = None,
+    label: str | None = None,
+    patient: str | None = None,
+    centre: str | None = None,
+    split: str | None = None,
+    part: str | None = None,
+    patient_pattern: str | None = None,
+    seed: int = 0,
+    cache: Path | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Judge a predictor on labelled cases: scores with intervals over patients, per class and per centre.
+
+    predictor: the folder 'predictor' of a finished run.
+    data: folder, table or archive of labelled cases.
+    out: folder for evaluation.json, predictions.csv and report.html.
+    layout: name of the data's layout where it is not recognised by itself.
+    image: column(s) with image paths, separated by commas (tables).
+    label: column with the class (tables).
+    patient: column with the patient (tables).
+    centre: column with the centre (tables).
+    split: column with train, val or test (tables).
+    part: judge on this part of a given split only (train, val or test); all cases where not given.
+    patient_pattern: regular expression whose first group is the patient in a file's name.
+    seed: where the resampling of patients starts.
+    cache: folder for features, shared between runs.
+    quiet: show no progress.
+
+    Returns the content of evaluation.json. Raises UserError where no case carries a class that the
+    predictor knows.
+    """
+    plan = Plan(
+        layout=layout,
+        image=image,
+        label=label,
+        patient=patient,
+        centre=centre,
+        split=split,
+        patient_pattern=patient_pattern,
+    )
+    folder = Path(out)
+    with progress_for(quiet=quiet) as progress:
+        saved, case_set, left_out = _open(predictor, data, plan, cache, progress)
+        cases, unusable = _judgeable(case_set.cases, saved.classes, part)
+        left_out += unusable
+        task = registry.find("task", saved.facts["task"]).thing(saved.classes)
+        predictions = saved(cases)
+        probabilities = np.array([p.probabilities for p in predictions])
+        judged = task.score(probabilities, cases, seed=seed)
+    results = plain(
+        {
+            "version": __version__,
+            "task": {"name": task.name, "primary": task.primary, "classes": list(task.classes)},
+            "predictor": {k: v for k, v in saved.facts.items() if k != "state"},
+            "data": {"path": str(data), "cases": len(cases), "patients": len({c.patient for c in cases})},
+            **judged,
+            "left_out": [asdict(x) for x in left_out],
+            "report": str(folder / "report.html"),
+        }
+    )
+    store.write_json(folder / "evaluation.json", results)
+    _write_predictions(folder / "predictions.csv", saved.classes, predictions)
+    write_left_out(folder / "left_out.csv", results["left_out"])
+    from medspectrum.report import write_evaluation
+
+    write_evaluation(
+        folder / "report.html",
+        results,
+        predictions={
+            "case": np.array([c.id for c in cases]),
+            "patient": np.array([c.patient for c in cases]),
+            "centre": np.array([c.centre or "" for c in cases]),
+            "truth": np.array([task.target(c) for c in cases]),
+            "probabilities": probabilities,
+        },
+        thumbnails=Thumbnails(cases),
+    )
+    return results
+
+
+def _open(
+    predictor: Path, data: Path, plan: Plan, cache: Path | None, progress: Progress
+) -> tuple[SavedPredictor, CaseSet, list[LeftOut]]:
+    """The predictor, the cases whose images can be embedded, and what had to be left out."""
+    from medspectrum.datasets import load
+
+    folder = store.cache_folder(cache)
+    saved = load_predictor(Path(predictor), cache=folder)
+    case_set = load(Path(data), layout=plan.layout, cache=folder, **plan.columns())
+    left_out = list(case_set.left_out)
+    cases: Sequence[Case] = case_set.cases
+    if saved.model is not None:
+        images = [image for c in cases for image in c.images.values()]
+        step = progress.step(f"embedding by {saved.facts['model']}")
+        failed = {x.source: x for x in saved.model.ensure(images, progress=step)}
+        left_out += failed.values()
+        cases = tuple(c for c in cases if not any(i.source in failed for i in c.images.values()))
+    if not cases:
+        told = f"; {left_out[0].source}: {left_out[0].reason}" if left_out else ""
+        raise UserError(f"{data}: none of its {len(case_set.cases)} cases can be read{told}")
+    return saved, CaseSet(case_set.name, case_set.layout, tuple(cases)), left_out
+
+
+def _judgeable(
+    cases: Sequence[Case], classes: Sequence[str], part: str | None
+) -> tuple[list[Case], list[LeftOut]]:
+    if part is not None:
+        cases = [c for c in cases if c.split == part]
+        if not cases:
+            raise UserError(f"no case stands in the part {part!r} of the given split")
+    known, left_out = [], []
+    for case in cases:
+        label = case.target.label if isinstance(case.target, ClassTarget) else None
+        if label in classes:
+            known.append(case)
+        else:
+            why = "has no label" if label is None else f"its class {label!r} is unknown to the predictor"
+            left_out.append(LeftOut(case.id, why))
+    if not known:
+        raise UserError(
+            f"none of the {len(cases)} cases carries a class that the predictor knows "
+            f"({', '.join(classes)}); name the column with --label or correct the labels"
+        )
+    return known, left_out
+
+
+def _write_predictions(path: Path, classes: Sequence[str], predictions: Sequence[Prediction]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["case", "patient", *classes, "prediction"])
+    for p in predictions:
+        writer.writerow([p.case, p.patient, *(f"{value:.6f}" for value in p.probabilities), p.label])
+    store.write_bytes(path, text.getvalue().encode())

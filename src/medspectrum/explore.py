@@ -1,0 +1,358 @@
+"""The main job: try models x methods x label budgets on a user's own cases, weigh effort against efficacy."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from medspectrum import __version__, registry, store
+from medspectrum.budgets import Split, make_split, nested_budgets
+from medspectrum.case import Case, ClassTarget, LeftOut
+from medspectrum.errors import UserError
+from medspectrum.outcome import write_outcome
+from medspectrum.plan import Plan, make_plan
+from medspectrum.predictor import NO_MODEL
+from medspectrum.progress import Progress, progress_for
+from medspectrum.runner import Runner, run_here, run_on_dask
+from medspectrum.schedule import Config, Dropped, run_schedule, settings_grid
+from medspectrum.trial import Trial
+
+TRAINING_PASSES = 100.0  # first guess of a tuned trial's cost, in embeddings of each labelled image
+FORMAT = 1
+
+
+def explore(
+    data: Path,
+    *,
+    out: Path,
+    layout: str | None = None,
+    task: str = "classify",
+    models: str = "",
+    methods: str = "",
+    budgets: str = "1,2,5,10,20,50,full",
+    draws: int = 5,
+    seed: int = 0,
+    size: int | None = None,
+    budget_minutes: float = 30.0,
+    max_memory_gb: float | None = None,
+    commercial_use: bool = False,
+    plan: Path | None = None,
+    workers: int = 0,
+    cluster: str | None = None,
+    threads: int | None = None,
+    allow_leak: bool = False,
+    image: str | None = None,
+    label: str | None = None,
+    patient: str | None = None,
+    centre: str | None = None,
+    split: str | None = None,
+    patient_pattern: str | None = None,
+    cache: Path | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Find the best trade-off of effort and efficacy over models, methods and label budgets.
+
+    data: folder, table or archive of cases; see ``medspectrum datasets`` for what is understood.
+    out: folder for results.json, results.parquet, report.html and the recommended predictor.
+    layout: name of the data's layout where it is not recognised by itself.
+    task: what is asked of the cases.
+    models: names separated by commas; all that fit the data and are here, where empty.
+    methods: names separated by commas; all where empty.
+    budgets: cases per class that are labelled, separated by commas, and 'full'.
+    draws: how many labelled sets are drawn for each budget.
+    seed: where every random choice starts.
+    size: pixels per side that models see; chosen from the images where not given.
+    budget_minutes: time limit, under which bad combinations are dropped early; 0 for none.
+    max_memory_gb: leave out what needs more memory than this.
+    commercial_use: only models whose licence allows commercial use.
+    plan: TOML file of settings and lists, e.g. lora.rank = [4, 8]; what is given here comes first.
+    workers: run trials in so many processes on this machine, by Dask.
+    cluster: run trials on the Dask scheduler at this address, e.g. tcp://host:8786.
+    threads: processor threads of each fit; all cores where not given. Part of what numbers depend on.
+    allow_leak: accept a given split in which patients stand on several sides.
+    image: column(s) with image paths, separated by commas (tables).
+    label: column with the class (tables).
+    patient: column with the patient (tables).
+    centre: column with the centre (tables).
+    split: column with train, val or test (tables).
+    patient_pattern: regular expression whose first group is the patient in a file's name.
+    cache: folder for features and finished trials, shared between runs.
+    quiet: show no progress.
+
+    Returns the content of results.json. Raises UserError for input that cannot be used.
+    """
+    settings = make_plan(
+        plan,
+        {name: value for name, value in locals().items() if name in Plan.__dataclass_fields__},
+    )
+    started = time.monotonic()
+    with progress_for(quiet=quiet) as progress:
+        return _explore(Path(data), Path(out), settings, cache, progress, started)
+
+
+def _explore(
+    data: Path, out: Path, plan: Plan, cache: Path | None, progress: Progress, started: float
+) -> dict[str, Any]:
+    from medspectrum.describe import inspect
+
+    folder = store.cache_folder(cache)
+    left_out: list[LeftOut] = []
+    case_set, facts = inspect(
+        data,
+        layout=plan.layout,
+        columns=plan.columns(),
+        cache=folder,
+        progress=progress.step("reading cases"),
+    )
+    left_out.extend(case_set.left_out)
+    labelled, unlabelled = _labelled(case_set.cases)
+    left_out.extend(unlabelled)
+    split = make_split(labelled, seed=plan.seed, allow_leak=plan.allow_leak)
+    left_out.extend(split.left_out)
+    task = registry.find("task", plan.task).thing(case_set.labels())
+    spent = _Spent(out / "progress.json", plan, started)
+    encoders, skipped = _encoders(plan, facts, folder)
+    failed = _embed(encoders, split, progress, spent, skipped)
+    left_out.extend(failed)
+    split = _without(split, {f.source for f in failed})
+    chain = nested_budgets(split.train, plan.budgets, draws=plan.draws, seed=plan.seed)
+    runner = Runner(
+        split, {(b.name, b.draw): b for b in chain}, task, folder, plan.threads or os.cpu_count() or 1
+    )
+    for name, encoder in encoders.items():
+        runner.use(name, encoder.size, encoder)
+    configs = _configs(plan, encoders, skipped)
+    with _executor(runner, plan, progress, skipped, spent, total=len(configs) * len(chain)) as execute:
+        records, dropped = run_schedule(
+            configs,
+            chain,
+            execute,
+            seed=plan.seed,
+            primary=task.primary,
+            remaining=spent.remaining if plan.budget_minutes else None,
+        )
+    results = {
+        "format": FORMAT,
+        "version": __version__,
+        "task": {"name": task.name, "primary": task.primary, "classes": list(task.classes)},
+        "data": facts,
+        "split": split.counts(),
+        "notes": list(split.notes),
+        "settings": plan.as_dict(),
+        "machine": machine(),
+        "dropped": [asdict(d) for d in (*skipped, *dropped)],
+        "left_out": [asdict(x) for x in left_out],
+        "repeat": plan.command(data, out),
+        "seconds": {
+            "total": time.monotonic() - started,
+            "embedding": spent.embedding,
+            "trials": spent.trials,
+        },
+    }
+    return write_outcome(out, results, records, split, task, runner, progress)
+
+
+def _labelled(cases: Sequence[Case]) -> tuple[list[Case], list[LeftOut]]:
+    labelled = [c for c in cases if isinstance(c.target, ClassTarget)]
+    if not labelled:
+        kinds = {type(c.target).__name__ for c in cases if c.target is not None}
+        found = "masks or boxes, but no class" if kinds else "no label"
+        raise UserError(
+            f"the {len(cases)} cases carry {found}; classification needs a class per case: sort images into "
+            "a folder per class, or name the column with --label"
+        )
+    return labelled, [LeftOut(c.id, "has no label") for c in cases if c.target is None]
+
+
+def _encoders(plan: Plan, facts: dict[str, Any], cache: Path) -> tuple[dict[str, Any], list[Dropped]]:
+    """The models to try, cheap first, each with its random twin; and those left aside with the reason."""
+    from medspectrum.models import resolve
+    from medspectrum.suitable import input_side, suitable_models
+
+    skipped: list[Dropped] = []
+    names, reasons = suitable_models(plan, facts)
+    skipped.extend(Dropped(name, "", why) for name, why in reasons.items())
+    encoders: dict[str, Any] = {}
+    for name in names:
+        side = plan.size or input_side(facts)
+        encoders[name] = resolve(name, size=side, cache=cache)
+    if not encoders:
+        told = "; ".join(f"{d.model}: {d.reason}" for d in skipped) or "none is registered"
+        raise UserError(f"no model can be used on these data ({told}); see medspectrum doctor")
+    return dict(sorted(encoders.items(), key=lambda pair: _rank(pair[1]))), skipped
+
+
+def _rank(encoder: Any) -> tuple[bool, float, str]:
+    return encoder.card.level == "control", encoder.card.parameters, encoder.card.name
+
+
+def _embed(
+    encoders: dict[str, Any], split: Split, progress: Progress, spent: _Spent, skipped: list[Dropped]
+) -> list[LeftOut]:
+    """Compute what features are missing, model by model; a model that would eat the time is left aside."""
+    images = [
+        image for part in (split.train, split.val, split.test) for c in part for image in c.images.values()
+    ]
+    failed: dict[str, LeftOut] = {}
+    for name, encoder in list(encoders.items()):
+        begun = time.monotonic()
+        if spent.limited and len(encoders) > 1:
+            encoder.ensure(images[:32])
+            expected = encoder.seconds_per_image()[0] * encoder.missing(images)
+            if expected > 0.6 * spent.remaining():
+                del encoders[name]
+                skipped.append(
+                    Dropped(name, "", f"embedding would take about {expected / 60:.1f} min of the time left")
+                )
+                continue
+        for lost in encoder.ensure(images, progress=progress.step(f"embedding by {name}")):
+            failed[lost.source] = lost
+        spent.embedding += time.monotonic() - begun
+    return list(failed.values())
+
+
+def _without(split: Split, sources: set[str]) -> Split:
+    """The split less the cases one of whose images could not be embedded."""
+    if not sources:
+        return split
+
+    def keep(cases: Sequence[Case]) -> tuple[Case, ...]:
+        return tuple(c for c in cases if not any(i.source in sources for i in c.images.values()))
+
+    return replace(split, train=keep(split.train), val=keep(split.val), test=keep(split.test))
+
+
+def _configs(plan: Plan, encoders: dict[str, Any], skipped: list[Dropped]) -> list[Config]:
+    """Every combination of model, method and settings that makes sense."""
+    known = registry.entries("method")
+    names = plan.methods or tuple(known)
+    configs = []
+    for method in (registry.find("method", name) for name in names):
+        for settings in settings_grid(plan.method_settings.get(method.name, {})):
+            if not method.facts.get("needs_model", True):
+                configs.append(Config(NO_MODEL, None, method, settings, True, 0.0, 0.0))
+                continue
+            for name, encoder in encoders.items():
+                control = encoder.card.level == "control"
+                if method.facts.get("trains") not in ("head", "nothing"):
+                    if control:  # a random twin trained whole is 'scratch', which has a row of its own
+                        continue
+                    why = _too_large(encoder, plan)
+                    if why or encoder.card.dims == 3:
+                        skipped.append(
+                            Dropped(name, method.name, why or "tuning serves 2-D networks only so far")
+                        )
+                        continue
+                wall = encoder.seconds_per_image()[0]
+                configs.append(
+                    Config(
+                        name,
+                        encoder.size,
+                        method,
+                        settings,
+                        control,
+                        float(encoder.card.parameters),
+                        TRAINING_PASSES * wall if method.facts.get("cost", 0) >= 2 else 0.0,
+                    )
+                )
+    return configs
+
+
+def _too_large(encoder: Any, plan: Plan) -> str:
+    """Why training breaks the memory limit, or ''. Weights, gradients and two moments: 16 bytes."""
+    if plan.max_memory_gb is None:
+        return ""
+    needed = 1.5 + 16 * encoder.card.parameters / 1e9
+    if needed <= plan.max_memory_gb:
+        return ""
+    return f"training needs about {needed:.1f} GB, the limit is {plan.max_memory_gb:g} GB"
+
+
+class _Spent:
+    """Time used by this run so far, carried over a restart in the same folder."""
+
+    def __init__(self, path: Path, plan: Plan, started: float) -> None:
+        self.path, self.started = path, started
+        self.limited = bool(plan.budget_minutes)
+        self.allowed = 60.0 * plan.budget_minutes
+        self.plan = plan.digest()
+        self.embedding = self.trials = self.before = 0.0
+        if path.is_file():
+            kept = store.read_json(path)
+            if kept.get("plan") == self.plan and not kept.get("finished"):
+                self.before = min(float(kept["seconds"]), self.allowed)
+
+    def total(self) -> float:
+        return self.before + time.monotonic() - self.started
+
+    def remaining(self) -> float:
+        """Seconds left under the limit."""
+        return self.allowed - self.total()
+
+    def save(self, *, finished: bool = False) -> None:
+        store.write_json(self.path, {"plan": self.plan, "seconds": self.total(), "finished": finished})
+
+
+@contextmanager
+def _executor(
+    runner: Runner, plan: Plan, progress: Progress, skipped: list[Dropped], spent: _Spent, *, total: int
+) -> Iterator[Callable[..., Iterator[dict[str, Any]]]]:
+    """Trials run here, or on Dask where asked; each is counted, shown and timed."""
+
+    def failed(trial: Trial, error: Exception) -> None:
+        skipped.append(Dropped(trial.model, trial.method, f"failed on {trial.budget}: {error}"))
+
+    step = progress.step("trials")
+    done = 0
+
+    def counted(execute: Callable[..., Iterator[dict[str, Any]]]) -> Callable[..., Iterator[dict[str, Any]]]:
+        def run(queue: Any) -> Iterator[dict[str, Any]]:
+            nonlocal done
+            for record in execute(queue):
+                done += 1
+                spent.trials += record["spent_seconds"]
+                step(done, max(total, done))
+                if spent.limited:
+                    spent.save()
+                yield record
+
+        return run
+
+    if not plan.workers and not plan.cluster:
+        yield counted(run_here(runner, failed))
+        return
+    try:
+        from distributed import Client, LocalCluster
+    except ImportError:
+        raise UserError('--workers and --cluster need Dask: pip install "medspectrum[cluster]"') from None
+    if plan.cluster:
+        with Client(plan.cluster) as client:
+            yield counted(run_on_dask(runner, client, failed))
+    else:
+        with (
+            LocalCluster(n_workers=plan.workers, threads_per_worker=1, dashboard_address=None) as local,
+            Client(local) as client,
+        ):
+            yield counted(run_on_dask(runner, client, failed))
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers were measured on."""
+    from importlib.metadata import version
+
+    import psutil
+
+    return {
+        "system": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in ("torch", "timm", "openvino", "numpy", "scikit-learn")},
+    }

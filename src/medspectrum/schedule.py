@@ -1,0 +1,185 @@
+"""Which trials are run, in which order: cheap first; under a time limit the bad ones are dropped early."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from medspectrum.budgets import FULL, Budget
+from medspectrum.recommend import chosen_on
+from medspectrum.registry import Entry
+from medspectrum.trial import Trial
+
+Record = Mapping[str, Any]
+Execute = Callable[[Iterable[Trial]], Iterator[Record]]
+TUNED_COST = 2  # methods of this cost and above train network parameters
+FIRST_RUNG = 5  # below five cases per class, tuning says little about tuning on more
+
+
+@dataclass(frozen=True)
+class Config:
+    """A model with a method and its settings. ``rank`` orders models from cheap to dear."""
+
+    model: str
+    size: int | None
+    method: Entry
+    settings: Mapping[str, Any]
+    control: bool
+    rank: float
+    first_guess_seconds: float
+
+    @property
+    def tuned(self) -> bool:
+        """True where network parameters are trained, which costs minutes, not milliseconds."""
+        return self.method.facts.get("cost", 0) >= TUNED_COST
+
+    @property
+    def name(self) -> tuple[str, str, str]:
+        """What a record of this configuration carries."""
+        return self.model, self.method.name, str(sorted(self.settings.items()))
+
+    def trial(self, budget: Budget, seed: int) -> Trial:
+        """The configuration on one labelled set; every draw has its own seed."""
+        return Trial(
+            self.model,
+            self.size,
+            self.method.name,
+            self.settings,
+            budget.name,
+            budget.draw,
+            seed + budget.draw,
+        )
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A configuration that was not carried further, and why."""
+
+    model: str
+    method: str
+    reason: str
+
+
+def settings_grid(lists: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """``{"rank": [4, 8]}`` to every combination; a single value is a list of one."""
+    columns = [[(k, v) for v in (vs if isinstance(vs, list) else [vs])] for k, vs in lists.items()]
+    return [dict(row) for row in product(*columns)]
+
+
+def cheap_first(configs: Sequence[Config], budgets: Sequence[Budget], seed: int) -> list[Trial]:
+    """Every trial: by method's cost, then real before control, cheap models first, small budgets first."""
+    ranked = sorted(
+        ((config, i) for config in configs for i in range(len(budgets))),
+        key=lambda pair: (
+            pair[0].method.facts.get("cost", 0),
+            pair[0].control,
+            pair[0].rank,
+            pair[0].method.name,
+            pair[1],
+        ),
+    )
+    return [config.trial(budgets[i], seed) for config, i in ranked]
+
+
+def run_schedule(
+    configs: Sequence[Config],
+    budgets: Sequence[Budget],
+    execute: Execute,
+    *,
+    seed: int,
+    primary: str,
+    remaining: Callable[[], float] | None = None,
+) -> tuple[list[Record], list[Dropped]]:
+    """Run the trials. Without a limit all of them; with one, successive halving of the dear methods.
+
+    ``remaining`` gives the seconds left. Cheap methods are run everywhere first. Then every dear
+    configuration is tried on the smallest rung; the better half (by validation) goes to the next, up to
+    the full budget; what time is left fills in further draws and budgets of the survivors.
+    Source: Jamieson & Talwalkar 2016, successive halving, with the number of labels as the resource.
+    """
+    if remaining is None:
+        return list(execute(cheap_first(configs, budgets, seed))), []
+    clock = _Clock(remaining)
+    light = [c for c in configs if not c.tuned]
+    records = list(execute(_while_time(cheap_first(light, budgets, seed), remaining)))
+    dropped: list[Dropped] = []
+    alive = [c for c in configs if c.tuned]
+    rungs = _rungs(budgets)
+    for index, rung in enumerate(rungs):
+        affordable = []
+        for config in sorted(alive, key=lambda c: (c.rank, c.method.facts.get("cost", 0), c.method.name)):
+            expected = clock.expects(config, len(rung.cases))
+            if expected > remaining():
+                dropped.append(_out_of_time(config, rung, expected, remaining()))
+                continue
+            for record in execute([config.trial(rung, seed)]):
+                clock.learn(config, record)
+                records.append(record)
+                affordable.append((chosen_on(record, primary), config))
+        affordable.sort(key=lambda pair: -pair[0])
+        keep = len(affordable) if index == len(rungs) - 1 else max(1, (len(affordable) + 1) // 2)
+        for _, config in affordable[keep:]:
+            dropped.append(
+                Dropped(config.model, config.method.name, f"in the worse half at {_per_class(rung)}")
+            )
+        alive = [config for _, config in affordable[:keep]]
+        # A rung is worth its time only if the last one stays within reach.
+    done = {(r["model"], r["method"], r["budget"], r["draw"]) for r in records}
+    for config in alive:
+        for budget in budgets:
+            if (config.model, config.method.name, budget.name, budget.draw) in done:
+                continue
+            if clock.expects(config, len(budget.cases)) > remaining():
+                continue
+            for record in execute([config.trial(budget, seed)]):
+                clock.learn(config, record)
+                records.append(record)
+    return records, dropped
+
+
+class _Clock:
+    """Expects what a trial will take from what its like took: seconds per labelled case, and a start."""
+
+    def __init__(self, remaining: Callable[[], float]) -> None:
+        self.remaining = remaining
+        self.seen: dict[tuple[str, str, str], list[tuple[int, float]]] = {}
+
+    def learn(self, config: Config, record: Record) -> None:
+        self.seen.setdefault(config.name, []).append((record["labels"], record["spent_seconds"]))
+
+    def expects(self, config: Config, labels: int) -> float:
+        seen = self.seen.get(config.name)
+        if not seen:
+            return config.first_guess_seconds * labels
+        most, seconds = max(seen)
+        return seconds * max(1.0, labels / most)
+
+
+def _while_time(trials: Iterable[Trial], remaining: Callable[[], float]) -> Iterator[Trial]:
+    for trial in trials:
+        if remaining() <= 0:
+            return
+        yield trial
+
+
+def _rungs(budgets: Sequence[Budget]) -> list[Budget]:
+    """Every second budget from FIRST_RUNG up, first draw only, and always the largest."""
+    first = [b for b in budgets if b.draw == 0]
+    if not first:
+        return []
+    numbered = [b for b in first[:-1] if b.name != FULL and int(b.name) >= FIRST_RUNG]
+    return [*numbered[::2], first[-1]]
+
+
+def _per_class(budget: Budget) -> str:
+    return "the full budget" if budget.name == FULL else f"{budget.name} cases per class"
+
+
+def _out_of_time(config: Config, rung: Budget, expected: float, left: float) -> Dropped:
+    return Dropped(
+        config.model,
+        config.method.name,
+        f"{_per_class(rung)} would take about {expected / 60:.1f} min, {max(left, 0) / 60:.1f} min were left",
+    )

@@ -1,0 +1,36 @@
+"""The public verbs: where each lives. Python names and commands are both read from here."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+VERBS = {
+    "describe": "medspectrum.describe",
+    "explore": "medspectrum.explore",
+    "predict": "medspectrum.evaluate",
+    "evaluate": "medspectrum.evaluate",
+    "models": "medspectrum.catalogue",
+    "methods": "medspectrum.catalogue",
+    "tasks": "medspectrum.catalogue",
+    "datasets": "medspectrum.catalogue",
+    "doctor": "medspectrum.doctor",
+}
+
+
+def verb(name: str) -> Callable[..., Any]:
+    """The function of that verb."""
+    return getattr(importlib.import_module(VERBS[name]), name)
+
+
+def summary(name: str) -> str:
+    """First line of a verb's docstring, read from its source, so that ``--help`` imports nothing heavy."""
+    source = Path(__file__).with_name(VERBS[name].rpartition(".")[2] + ".py")
+    for node in ast.parse(source.read_text()).body:
+        if isinstance(node, ast.FunctionDef) and node.name == name:
+            return (ast.get_docstring(node) or "").split("\n")[0]
+    return ""
