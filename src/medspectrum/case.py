@@ -83,12 +83,13 @@ class LeftOut:
 
 @dataclass(frozen=True, slots=True)
 class CaseSet:
-    """What a data set layout gives: its cases and what it had to leave out."""
+    """What a data set layout gives: its cases, what it had to leave out, and what it had to assume."""
 
     name: str
     layout: str
     cases: tuple[Case, ...]
     left_out: tuple[LeftOut, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def labels(self) -> tuple[str, ...]:
         """Class names in their order of display: numbers by value, words by alphabet."""
