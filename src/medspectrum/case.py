@@ -176,7 +176,9 @@ class Task(Protocol):
         """The case's class as an index into ``classes``."""
         ...
 
-    def score(self, probabilities: np.ndarray, cases: Sequence[Case], *, seed: int = 0) -> dict[str, Any]: ...
+    def score(self, probabilities: np.ndarray, cases: Sequence[Case], *, seed: int = 0) -> dict[str, Any]:
+        """``scores``, ``per_class`` and ``per_centre`` of (n, k) probabilities."""
+        ...
 
 
 class Predictor(Protocol):

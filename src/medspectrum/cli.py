@@ -20,11 +20,11 @@ DONE, FAILED, BAD_INPUT, LEFT_OUT = 0, 1, 2, 3
 class Verbs(TyperGroup):
     """Loads a verb's module when that verb is asked for; the list of verbs costs no import."""
 
-    def list_commands(self, ctx: Any) -> list[str]:
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - the library's signature
         """Verbs in the order of a user's work."""
         return list(VERBS)
 
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002 - as above
         """The command of a verb; for the list of verbs only its name and one line."""
         if cmd_name not in VERBS:
             return None

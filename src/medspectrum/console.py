@@ -132,8 +132,8 @@ def _doctor(console: Any, found: dict[str, Any]) -> None:
     console.print(Text(f"medspectrum {found['version']} on {machine['system']}, Python {machine['python']}"))
     console.print(
         Text(
-            f"{machine['cores']} cores, {machine['memory_free_gb']} of {machine['memory_gb']} GB memory free, "
-            f"bf16 {'yes' if machine['bf16'] else 'no (fp32 is used)'}, GPU {machine['gpu'] or 'none'}"
+            f"{machine['cores']} cores, {machine['memory_free_gb']} of {machine['memory_gb']} GB memory "
+            f"free, bf16 {'yes' if machine['bf16'] else 'no (fp32 is used)'}, GPU {machine['gpu'] or 'none'}"
         )
     )
     cache = found["cache"]

@@ -71,8 +71,8 @@ def _reason(
     score = taken["scores"][primary]
     words = [
         f"{_name(taken)} with {taken['labels']} labelled cases reaches a test {_word(primary)} of "
-        f"{_range(score)} for {_seconds(taken['cpu_seconds'])} of processor time and {taken['trained_parameters']:,} trained "
-        f"parameters."
+        f"{_range(score)} for {_seconds(taken['cpu_seconds'])} of processor time and "
+        f"{taken['trained_parameters']:,} trained parameters."
     ]
     if best is not taken:
         value, low, high = difference(best, taken)
@@ -87,7 +87,8 @@ def _reason(
             value, low, high = difference(taken, next_best)
             words.append(
                 f"It gains {_points(value, low, high)} of {_word(primary)} on validation over "
-                f"{_name(next_best)}, the best of the cheaper ones, for {_times(taken, next_best)} the processor time."
+                f"{_name(next_best)}, the best of the cheaper ones, for {_times(taken, next_best)} the "
+                "processor time."
             )
         else:
             words.append("Nothing that was tried is cheaper and as good on validation.")
