@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+import types
 from typing import TYPE_CHECKING, Any
+
+from medspectrum.verbs import VERBS, verb
 
 __version__ = "0.1.0"
 
@@ -18,15 +22,28 @@ if TYPE_CHECKING:
     from medspectrum.explore import explore as explore
 
 
-def __getattr__(name: str) -> Any:
-    from medspectrum.verbs import VERBS, verb
+class _Package(types.ModuleType):
+    """The package with its verbs as attributes, though modules of the same names lie inside it.
 
-    if name in VERBS:
+    Python hangs a module under its name on the package when it is first imported; a property, which
+    drops what is set, keeps ``medspectrum.explore`` the function. ``from medspectrum.explore import ...``
+    and ``importlib`` reach the module as ever.
+    """
+
+    def __dir__(self) -> list[str]:
+        return ["__version__", *VERBS]
+
+
+def _verb(name: str) -> property:
+    def find(package: types.ModuleType) -> Any:  # noqa: ARG001 - a property's getter is given its owner
         return verb(name)
-    raise AttributeError(f"module 'medspectrum' has no attribute {name!r}")
+
+    def drop(package: types.ModuleType, module: Any) -> None:
+        """What the import system hangs on the package under a verb's name is not wanted."""
+
+    return property(find, drop)
 
 
-def __dir__() -> list[str]:
-    from medspectrum.verbs import VERBS
-
-    return ["__version__", *VERBS]
+for _name in VERBS:
+    setattr(_Package, _name, _verb(_name))
+sys.modules[__name__].__class__ = _Package

@@ -46,6 +46,4 @@ class Card:
 
     def as_row(self) -> dict[str, Any]:
         """The card as JSON values, keys as in the contract for scripts."""
-        row = asdict(self)
-        row["tasks"] = list(self.tasks)
-        return row
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}

@@ -121,11 +121,17 @@ def main() -> None:
         sys.exit(130)
 
 
-def _root(
-    version: Annotated[bool, typer.Option("--version", help="show the version", is_eager=True)] = False,
-) -> None:
-    if version:
+def _show_version(wanted: bool) -> None:
+    if wanted:
         from medspectrum import __version__
 
         sys.stdout.write(f"medspectrum {__version__}\n")
         raise typer.Exit(DONE)
+
+
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="show the version", is_eager=True, callback=_show_version)
+    ] = False,
+) -> None:
+    """Options before the verb; the version is shown by its callback."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from medspectrum import __version__, registry, store
 from medspectrum.budgets import Split, make_split, nested_budgets
-from medspectrum.case import Case, ClassTarget, LeftOut
+from medspectrum.case import Case, ClassTarget, LazyImage, LeftOut
 from medspectrum.errors import UserError
 from medspectrum.outcome import write_outcome
 from medspectrum.plan import Plan, make_plan
@@ -24,6 +24,8 @@ from medspectrum.schedule import Config, Dropped, run_schedule, settings_grid
 from medspectrum.trial import Trial
 
 TRAINING_PASSES = 100.0  # first guess of a tuned trial's cost, in embeddings of each labelled image
+PROBE = 32  # images embedded to see how fast a model is here
+EMBEDDING_SHARE = 0.5  # of the time left, at most, goes to embedding by one more model
 FORMAT = 1
 
 
@@ -117,8 +119,10 @@ def _explore(
     left_out.extend(split.left_out)
     task = registry.find("task", plan.task).thing(case_set.labels())
     spent = _Spent(out / "progress.json", plan, started)
-    encoders, skipped = _encoders(plan, facts, folder)
-    failed = _embed(encoders, split, progress, spent, skipped)
+    parts = (split.train, split.val, split.test)
+    images = [image for part in parts for c in part for image in c.images.values()]
+    encoders, skipped = _encoders(plan, facts, images, folder)
+    failed = _embed(encoders, images, progress, spent, skipped)
     left_out.extend(failed)
     split = _without(split, {f.source for f in failed})
     chain = nested_budgets(split.train, plan.budgets, draws=plan.draws, seed=plan.seed)
@@ -126,7 +130,7 @@ def _explore(
         split, {(b.name, b.draw): b for b in chain}, task, folder, plan.threads or os.cpu_count() or 1
     )
     for name, encoder in encoders.items():
-        runner.use(name, encoder.size, encoder)
+        runner.use(name, encoder.size[-1], encoder)
     configs = _configs(plan, encoders, skipped)
     with _executor(runner, plan, progress, skipped, spent, total=len(configs) * len(chain)) as execute:
         records, dropped = run_schedule(
@@ -170,18 +174,23 @@ def _labelled(cases: Sequence[Case]) -> tuple[list[Case], list[LeftOut]]:
     return labelled, [LeftOut(c.id, "has no label") for c in cases if c.target is None]
 
 
-def _encoders(plan: Plan, facts: dict[str, Any], cache: Path) -> tuple[dict[str, Any], list[Dropped]]:
+def _encoders(
+    plan: Plan, facts: dict[str, Any], images: Sequence[LazyImage], cache: Path
+) -> tuple[dict[str, Any], list[Dropped]]:
     """The models to try, cheap first, each with its random twin; and those left aside with the reason."""
     from medspectrum.models import resolve
-    from medspectrum.suitable import input_side, suitable_models
+    from medspectrum.suitable import suitable_models
 
-    skipped: list[Dropped] = []
     names, reasons = suitable_models(plan, facts)
-    skipped.extend(Dropped(name, "", why) for name, why in reasons.items())
+    skipped = [Dropped(name, "", why) for name, why in reasons.items()]
     encoders: dict[str, Any] = {}
     for name in names:
-        side = plan.size or input_side(facts)
-        encoders[name] = resolve(name, size=side, cache=cache)
+        encoder = resolve(name, size=plan.size, cache=cache)
+        lacking = encoder.lacking() if encoder.seed is None and encoder.lacking is not None else ""
+        if lacking:
+            skipped.append(Dropped(name, "", lacking))
+            continue
+        encoders[name] = encoder if plan.size else encoder.for_images(images)
     if not encoders:
         told = "; ".join(f"{d.model}: {d.reason}" for d in skipped) or "none is registered"
         raise UserError(f"no model can be used on these data ({told}); see medspectrum doctor")
@@ -193,19 +202,21 @@ def _rank(encoder: Any) -> tuple[bool, float, str]:
 
 
 def _embed(
-    encoders: dict[str, Any], split: Split, progress: Progress, spent: _Spent, skipped: list[Dropped]
+    encoders: dict[str, Any],
+    images: Sequence[LazyImage],
+    progress: Progress,
+    spent: _Spent,
+    skipped: list[Dropped],
 ) -> list[LeftOut]:
     """Compute what features are missing, model by model; a model that would eat the time is left aside."""
-    images = [
-        image for part in (split.train, split.val, split.test) for c in part for image in c.images.values()
-    ]
     failed: dict[str, LeftOut] = {}
     for name, encoder in list(encoders.items()):
         begun = time.monotonic()
-        if spent.limited and len(encoders) > 1:
-            encoder.ensure(images[:32])
-            expected = encoder.seconds_per_image()[0] * encoder.missing(images)
-            if expected > 0.6 * spent.remaining():
+        missing = encoder.missing(images)
+        if spent.limited and name != next(iter(encoders)) and missing > PROBE:
+            encoder.ensure(images[:PROBE])
+            expected = encoder.seconds_per_image()[0] * missing
+            if expected > EMBEDDING_SHARE * spent.remaining():
                 del encoders[name]
                 skipped.append(
                     Dropped(name, "", f"embedding would take about {expected / 60:.1f} min of the time left")
@@ -253,7 +264,7 @@ def _configs(plan: Plan, encoders: dict[str, Any], skipped: list[Dropped]) -> li
                 configs.append(
                     Config(
                         name,
-                        encoder.size,
+                        encoder.size[-1],
                         method,
                         settings,
                         control,

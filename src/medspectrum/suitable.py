@@ -1,4 +1,4 @@
-"""Which models of the catalogue can be asked about some data, and how large they should see them."""
+"""Which models of the catalogue can be asked about some data."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from medspectrum import registry
 from medspectrum.plan import Plan
 
 TWIN = "-random"
-MODALITY_WORDS = {"CR": "X-ray", "DX": "X-ray", "RX": "X-ray"}
 
 
 def suitable_models(plan: Plan, facts: Mapping[str, Any]) -> tuple[list[str], dict[str, str]]:
@@ -23,6 +22,8 @@ def suitable_models(plan: Plan, facts: Mapping[str, Any]) -> tuple[list[str], di
     reasons: dict[str, str] = {}
     for name in plan.models or tuple(known):
         entry = known.get(name)
+        if entry is not None and "prefix" in entry.facts and not plan.models:
+            continue  # a family such as timm: stands for names that a user gives
         card = entry.facts.get("card") if entry else None
         why = ""
         if card is not None:
@@ -63,9 +64,3 @@ def _too_large(parameters: int, plan: Plan) -> str:
         return ""
     needed = 1.2 + 8 * parameters / 1e9
     return "" if needed <= plan.max_memory_gb else f"needs about {needed:.1f} GB of memory"
-
-
-def input_side(facts: Mapping[str, Any]) -> int | None:
-    """Median shorter side of the data's images in pixels, from which each encoder takes its input side."""
-    sides = facts.get("sizes", {}).get("median_side")
-    return int(sides) if sides else None
