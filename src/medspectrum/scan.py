@@ -198,7 +198,9 @@ def scan(
             keys = list(pool.map(_key, (image for _, image in part)))
             wanted = [key for key in keys if isinstance(key, bytes)]
             facts: dict[bytes, Facts | str] = dict(known.get(wanted))
-            missing = {key: part[n][1] for n, key in enumerate(keys) if isinstance(key, bytes) and key not in facts}
+            missing = {
+                key: part[n][1] for n, key in enumerate(keys) if isinstance(key, bytes) and key not in facts
+            }
             looked = dict(zip(missing, pool.map(_look, missing.values()), strict=True))
             known.put((key, fact) for key, fact in looked.items() if isinstance(fact, Facts))
             facts.update(looked)

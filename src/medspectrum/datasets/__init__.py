@@ -76,7 +76,11 @@ def checked(case_set: CaseSet, path: Path) -> CaseSet:
     """The set itself, if it has cases and no id twice. Raises UserError."""
     if not case_set.cases:
         first = case_set.left_out[0] if case_set.left_out else None
-        why = f"; the first of {len(case_set.left_out)} left out: {first.source}: {first.reason}" if first else ""
+        why = (
+            f"; the first of {len(case_set.left_out)} left out: {first.source}: {first.reason}"
+            if first
+            else ""
+        )
         raise UserError(f"{path}: has no case that can be used (read as {case_set.layout}){why}")
     twice = [name for name, count in Counter(case.id for case in case_set.cases).items() if count > 1]
     if twice:

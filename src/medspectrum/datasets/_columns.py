@@ -24,7 +24,12 @@ NAMES: dict[str, tuple[str, ...]] = {
     "id": ("id", "case", "caseid", "uid", "imageid", "studyid", "key"),
     "mask": ("mask", "maskpath", "segmentation", "seg", "segpath", "labelmap", "maskfile"),
 }  # fmt: skip
-ENDINGS = {"label": ("_class", "_label", "_diagnosis"), "patient": ("_patient", "patient_id"), "centre": (), "split": ()}
+ENDINGS = {
+    "label": ("_class", "_label", "_diagnosis"),
+    "patient": ("_patient", "patient_id"),
+    "centre": (),
+    "split": (),
+}
 IMAGE_NAMES = (
     "image", "imagepath", "images", "path", "imagefile", "file", "filepath", "filename", "imagefilename", "img",
     "imgpath", "imageindex", "imagename", "scan", "scanpath", "dicom", "dicompath", "dicomfile", "slide", "video",
@@ -70,5 +75,7 @@ def template_fields(template: str, columns: Sequence[str], source: object) -> li
         raise UserError(f"image pattern {template!r} cannot be understood ({error})") from error
     for field in fields:
         if field not in columns:
-            raise UserError(f"{source}: image pattern {template!r} names no column {field!r}; there are {', '.join(columns)}")
+            raise UserError(
+                f"{source}: image pattern {template!r} names no column {field!r}; there are {', '.join(columns)}"
+            )
     return fields

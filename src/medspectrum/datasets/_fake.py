@@ -10,7 +10,9 @@ import numpy as np
 CLASSES = ("dark", "light")
 
 
-def pictures(seed: int, *, patients: int = 6, each: int = 2, side: int = 16) -> Iterator[tuple[str, str, np.ndarray]]:
+def pictures(
+    seed: int, *, patients: int = 6, each: int = 2, side: int = 16
+) -> Iterator[tuple[str, str, np.ndarray]]:
     """(patient, label, (side, side) uint8) for made-up patients of alternating class."""
     rng = np.random.default_rng(seed)
     for number in range(patients):

@@ -11,7 +11,9 @@ from medspectrum import formats
 from medspectrum.case import LeftOut
 from medspectrum.errors import UnreadableFile, UserError
 
-MISSING = frozenset({"", "nan", "na", "n/a", "<na>", "null", "nat", "todo", "missing", "?", "unlabelled", "unlabeled"})
+MISSING = frozenset(
+    {"", "nan", "na", "n/a", "<na>", "null", "nat", "todo", "missing", "?", "unlabelled", "unlabeled"}
+)
 """What counts as no label, in lower case. ``none`` and ``unknown`` may be classes and are kept."""
 
 SPLITS = {
@@ -20,7 +22,18 @@ SPLITS = {
     "test": ("test", "testing", "tst", "ts", "holdout"),
 }
 SPLIT_OF = {word: split for split, words in SPLITS.items() for word in words}
-IMAGE_FOLDERS = ("images", "image", "imgs", "img", "scans", "data", "files", "jpegimages", "pictures", "imagestr")
+IMAGE_FOLDERS = (
+    "images",
+    "image",
+    "imgs",
+    "img",
+    "scans",
+    "data",
+    "files",
+    "jpegimages",
+    "pictures",
+    "imagestr",
+)
 MASK_FOLDERS = ("labels", "label", "masks", "mask", "segmentations", "annotations")
 SKIPPED = ("__MACOSX",)
 

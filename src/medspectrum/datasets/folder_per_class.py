@@ -22,7 +22,9 @@ def recognise(path: Path) -> float:
     with_images = [(f, image) for f in folders[:50] if (image := _files.first_image(f))]
     if not with_images or any(_files.holds_image(str(f)) for f in path.iterdir() if f.is_file()):
         return 0.0
-    if formats.suffix_of(with_images[0][1]) in formats.SUFFIXES["dicom"] or not _files.has_suffix(with_images[0][1]):
+    if formats.suffix_of(with_images[0][1]) in formats.SUFFIXES["dicom"] or not _files.has_suffix(
+        with_images[0][1]
+    ):
         return 0.2  # DICOM tells its own grouping
     return 0.6 if len(with_images) > 1 else 0.3
 

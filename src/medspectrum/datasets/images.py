@@ -42,7 +42,9 @@ def images(path: Path, *, patient_pattern: str | None = None) -> CaseSet:
     return _case_set(path, found, top, patient_pattern, [])
 
 
-def _case_set(path: Path, found: list[str], top: Path, pattern: str | None, left_out: list[LeftOut]) -> CaseSet:
+def _case_set(
+    path: Path, found: list[str], top: Path, pattern: str | None, left_out: list[LeftOut]
+) -> CaseSet:
     names = [_files.relative(name, top) for name in found]
     patients, assumed = _files.patients(names, pattern)
     cases = tuple(

@@ -133,7 +133,9 @@ def _rows(
             continue
         column = _npz.small(path, known[name])
         if len(column) != count:
-            raise UserError(f"{path}: {pictures} has {count} rows but {name} has {len(column)}; they must agree")
+            raise UserError(
+                f"{path}: {pictures} has {count} rows but {name} has {len(column)}; they must agree"
+            )
         values[role] = _one_column(column, path, name, number if role == "label" else None)
     others = [
         name

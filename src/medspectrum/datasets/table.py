@@ -71,7 +71,7 @@ def table(
     patient: str | None = None,
     centre: str | None = None,
     split: str | None = None,
-    id: str | None = None,  # noqa: A002 - the column's usual name
+    id: str | None = None,
     mask: str | None = None,
     root: str | None = None,
 ) -> CaseSet:
@@ -89,7 +89,9 @@ def table(
     if source is None:
         raise UserError(f"{path}: holds no .csv, .tsv or .parquet table")
     if path.is_dir() and len(_tables(path)) > 1:
-        notes.append(f"of {len(_tables(path))} tables, {source.name} was taken; give another one as DATA itself")
+        notes.append(
+            f"of {len(_tables(path))} tables, {source.name} was taken; give another one as DATA itself"
+        )
     rows = read_table(source)
     if rows.height == 0:
         raise UserError(f"{source}: has a header but no rows")
@@ -113,11 +115,15 @@ def table(
     }
     named = {"label": label, "patient": patient, "centre": centre, "split": split, "mask": mask, "id": id}
     notes += [
-        f"{role} was read from column {column!r}" for role, column in role_columns.items() if column and not named[role]
+        f"{role} was read from column {column!r}"
+        for role, column in role_columns.items()
+        if column and not named[role]
     ]
     cases, left_out = _cases(rows, places, role_columns, source)
     if role_columns["patient"] is None:
-        notes.append("patients are not known: each row counts as a patient of its own; name a column with --patient")
+        notes.append(
+            "patients are not known: each row counts as a patient of its own; name a column with --patient"
+        )
     return CaseSet(source.stem, "table", tuple(cases), tuple(left_out), tuple(notes))
 
 
@@ -130,7 +136,9 @@ def read_table(path: Path, rows: int | None = None) -> polars.DataFrame:
     try:
         if path.suffix.lower() == ".parquet":
             found = polars.read_parquet(path, n_rows=rows, allow_missing_columns=False)
-            kept = [name for name, kind in found.schema.items() if not kind.is_nested() and kind != polars.Binary]
+            kept = [
+                name for name, kind in found.schema.items() if not kind.is_nested() and kind != polars.Binary
+            ]
             return found.select(polars.col(kept).cast(polars.String, strict=False))
         content = path.read_bytes()
         if not content.strip():
@@ -141,14 +149,20 @@ def read_table(path: Path, rows: int | None = None) -> polars.DataFrame:
         header = text.split("\n", 1)[0]
         separator = max("\t;,", key=header.count) if any(s in header for s in "\t;,") else ","
         found = polars.read_csv(
-            io.StringIO(text), separator=separator, infer_schema=False, n_rows=rows, truncate_ragged_lines=False
+            io.StringIO(text),
+            separator=separator,
+            infer_schema=False,
+            n_rows=rows,
+            truncate_ragged_lines=False,
         )
         return found.rename({name: name.strip() for name in found.columns})
     except PermissionError:
         raise UserError(f"{path}: may not be opened (permission denied); ask for read access") from None
     except (polars.exceptions.PolarsError, OSError, ValueError) as error:
         words = str(error).strip().splitlines()[0][:200]
-        raise UserError(f"{path}: cannot be read as a table ({words}); check its lines and separators") from error
+        raise UserError(
+            f"{path}: cannot be read as a table ({words}); check its lines and separators"
+        ) from error
 
 
 def _text(content: bytes) -> str:
@@ -322,7 +336,9 @@ def _images(
     return images, None
 
 
-def _no_duplicates(cases: Sequence[Case], by_id: Counter[str | None], column: str | None, source: Path) -> None:
+def _no_duplicates(
+    cases: Sequence[Case], by_id: Counter[str | None], column: str | None, source: Path
+) -> None:
     """Raise UserError where an id or an image stands in two rows."""
     twice = [name for name, count in by_id.items() if count > 1 and name]
     if twice and column:

@@ -36,7 +36,32 @@ PICTURELESS = (
     "DOC",
     "FID",
 )
-HEADER_TAGS = ["SOPInstanceUID", "PatientID", "PatientName", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "InstitutionName", "Modality", "Rows", "Columns", "NumberOfFrames", "ImageOrientationPatient", "ImagePositionPatient", "InstanceNumber", "EchoNumbers", "AcquisitionNumber", "TemporalPositionIdentifier", "TriggerTime", "SamplesPerPixel", "ImageType", "BodyPartExamined", "ViewPosition", "StationName"]
+HEADER_TAGS = [
+    "SOPInstanceUID",
+    "PatientID",
+    "PatientName",
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "SeriesNumber",
+    "SeriesDescription",
+    "InstitutionName",
+    "Modality",
+    "Rows",
+    "Columns",
+    "NumberOfFrames",
+    "ImageOrientationPatient",
+    "ImagePositionPatient",
+    "InstanceNumber",
+    "EchoNumbers",
+    "AcquisitionNumber",
+    "TemporalPositionIdentifier",
+    "TriggerTime",
+    "SamplesPerPixel",
+    "ImageType",
+    "BodyPartExamined",
+    "ViewPosition",
+    "StationName",
+]
 
 
 @dataclass(frozen=True, slots=True)
