@@ -135,10 +135,11 @@ def _unit(values: np.ndarray) -> np.ndarray:
 
 def _detail(block: np.ndarray) -> np.ndarray:
     """(n, 1024) unit vectors of what differs from the local mean of 3 x 3."""
-    from scipy.ndimage import uniform_filter
+    from scipy.ndimage import uniform_filter1d
 
     values = block.astype(np.float32)
-    return _unit((values - uniform_filter(values, (0, 3, 3))).reshape(len(block), -1))
+    local = uniform_filter1d(uniform_filter1d(values, 3, axis=1), 3, axis=2)
+    return _unit((values - local).reshape(len(block), -1))
 
 
 def _confirmed(

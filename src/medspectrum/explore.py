@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -101,18 +102,13 @@ def explore(
 def _explore(
     data: Path, out: Path, plan: Plan, cache: Path | None, progress: Progress, started: float
 ) -> dict[str, Any]:
-    from medspectrum.describe import inspect
+    from medspectrum.datasets import load
+    from medspectrum.describe import describe_cases, usable
 
     folder = store.cache_folder(cache)
-    left_out: list[LeftOut] = []
-    case_set, facts = inspect(
-        data,
-        layout=plan.layout,
-        columns=plan.columns(),
-        cache=folder,
-        progress=progress.step("reading cases"),
-    )
-    left_out.extend(case_set.left_out)
+    case_set = load(data, layout=plan.layout, cache=folder, **plan.columns())
+    facts = describe_cases(case_set, cache=folder, progress=progress.step("reading cases"))
+    case_set, left_out = usable(case_set, facts)
     labelled, unlabelled = _labelled(case_set.cases)
     left_out.extend(unlabelled)
     split = make_split(labelled, seed=plan.seed, allow_leak=plan.allow_leak)
@@ -171,7 +167,13 @@ def _labelled(cases: Sequence[Case]) -> tuple[list[Case], list[LeftOut]]:
             f"the {len(cases)} cases carry {found}; classification needs a class per case: sort images into "
             "a folder per class, or name the column with --label"
         )
-    return labelled, [LeftOut(c.id, "has no label") for c in cases if c.target is None]
+    return [_keyed(c) for c in labelled], [LeftOut(c.id, "has no label") for c in cases if c.target is None]
+
+
+def _keyed(case: Case) -> Case:
+    """The case with its images' digests taken once: every trial asks for them."""
+    images = {role: replace(image, key=partial(str, image.key())) for role, image in case.images.items()}
+    return replace(case, images=images)
 
 
 def _encoders(

@@ -62,14 +62,16 @@ def write_outcome(
 
 def _paired(split: Split, task: Task, runner: Runner) -> Any:
     """First minus second in the primary score on validation, with its interval over patients."""
-    from medspectrum.metrics.classification import paired_difference
+    from medspectrum.metrics.bootstrap import paired_difference
 
     truth = np.array([task.target(c) for c in split.val])
-    patients = np.array([c.patient for c in split.val])
+    patients = [c.patient for c in split.val]
 
     def difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[float, float, float]:
         first, second = (read_predictions(runner.folder(r["id"]))[0] for r in (a, b))
-        return paired_difference(first, second, truth, patients, score=task.primary, seed=0)
+        value, low, high = paired_difference(first, second, truth, patients, score=task.primary)
+        # One patient in validation, or one class: nothing is known of the difference, so nothing is claimed.
+        return value or 0.0, -1.0 if low is None else low, 1.0 if high is None else high
 
     return difference
 

@@ -80,7 +80,7 @@ def look(image: LazyImage) -> Facts:
         array.dtype.name,
         picture.modality,
         picture.spacing_mm if picture.spacing_known else None,
-        store.digest(list(array.shape), array.dtype.str, memoryview(array).cast("B")),
+        store.digest(list(array.shape), array.dtype.str, array.data.cast("B")),
         constant,
         tuple(said),
         thumb,

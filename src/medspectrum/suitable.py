@@ -44,8 +44,7 @@ def suitable_models(plan: Plan, facts: Mapping[str, Any]) -> tuple[list[str], di
 def _unsuitable(card: Any, facts: Mapping[str, Any]) -> str:
     if "classify" not in card.tasks:
         return f"serves {', '.join(card.tasks)}, not classify"
-    volumes = facts.get("volumes", 0)
-    if card.dims == 3 and not volumes:
+    if card.dims == 3 and facts["sizes"]["largest"][0] == 1:
         return "reads volumes; the data are 2-D"
     found = {m for m in facts.get("modalities", {}) if m}
     if card.modality != "any" and card.modality not in found:
