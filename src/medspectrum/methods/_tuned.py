@@ -1,0 +1,400 @@
+"""What all methods that change a network share: the way from the linear probe on, and the predictor.
+
+Every method starts where the linear probe ends (Kumar et al., "Fine-tuning can distort pretrained features",
+ICLR 2022): the head is that probe, so the first step does not tear up what the network knows, and with a
+handful of cases the result stays close to the probe. A method says what may change in the network by one
+function, ``change(network, encoder, **structure)``; all the rest is here.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict
+
+import numpy as np
+
+from medspectrum import augment as augmentation
+from medspectrum.case import Case, LazyImage, Task
+from medspectrum.engine import eager, openvino, solvers, train
+from medspectrum.errors import UserError
+from medspectrum.methods import _structure
+
+if TYPE_CHECKING:
+    import torch
+
+    from medspectrum.engine.encoder import Encoder
+
+Change = Callable[..., None]
+"""(network, encoder, **structure): freezes, adds parts, and marks by ``requires_grad`` what learns."""
+
+MOST_PICTURES = 8  # pictures of one case that are trained and predicted on: slices, views
+PENALTIES = tuple(float(p) for p in np.logspace(-1, 4, 11))
+FOLDS = 5
+VALIDATION_FRACTION = 0.15
+LEAST_PATIENTS_TO_HOLD_OUT = 30  # per class; below, an inner validation part says little and costs much
+
+
+class Training(TypedDict, total=False):
+    """Settings that every tuning method takes; the defaults are those of ``tune``.
+
+    head_learning_rate: peak, for the head. weight_decay: of matrices. epochs: passes over the labelled cases,
+    within ``least_steps`` and ``most_steps`` steps of ``batch_cases``. loss: balanced, plain or focal.
+    smoothing: of the labels, 0 to 1. augment: small random changes by modality. mirrored: predict on the
+    picture and its mirror image. max_seconds: the steps are cut to what fits in there.
+    """
+
+    head_learning_rate: float
+    weight_decay: float
+    epochs: float
+    least_steps: int
+    most_steps: int
+    batch_cases: int
+    loss: str
+    smoothing: float
+    augment: bool
+    mirrored: bool
+    max_seconds: float | None
+
+
+@dataclass(frozen=True)
+class TunedPredictor:
+    """A network with a head, as ``case.Predictor``: holds what was trained, and runs it by the engine."""
+
+    classes: tuple[str, ...]
+    trained_parameters: int
+    encoder: Encoder
+    module: Any
+    arrays: dict[str, np.ndarray]
+    settings: dict[str, Any]
+    _ready: list[Any] = field(default_factory=list, compare=False)
+
+    def predict(self, cases: Sequence[Case]) -> np.ndarray:
+        """(n, k) float64 probabilities, rows sum to 1; a class without labelled cases gets 0."""
+        present = self.settings["present"]
+        logits = np.zeros((len(cases), len(present)))
+        if not self._ready:
+            self._ready.append(_runner(self.module, self._shape()))
+        jobs = ((i, self._input(case)) for i, case in enumerate(cases))
+
+        def done(place: int, outputs: list[np.ndarray]) -> None:
+            logits[place] = outputs[0]
+
+        self._ready[0].run(jobs, done)
+        logits -= logits.max(axis=1, keepdims=True)
+        likely = np.exp(logits)
+        probabilities = np.zeros((len(cases), len(self.classes)))
+        probabilities[:, present] = likely / likely.sum(axis=1, keepdims=True)
+        return probabilities
+
+    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """What was trained, by the network's own names, and what was set."""
+        return dict(self.arrays), dict(self.settings)
+
+    def _input(self, case: Case) -> np.ndarray:
+        return pictures(self.encoder, case, self.settings["pictures"])
+
+    def _shape(self) -> tuple[int, ...]:
+        channels, side = len(self.encoder.card.mean), self.encoder.size[0]
+        count = self.settings["pictures"]
+        return (1, count, channels, side, side) if count > 1 else (1, channels, side, side)
+
+
+def tune(
+    model: Encoder,
+    cases: Sequence[Case],
+    task: Task,
+    change: Change,
+    *,
+    structure: dict[str, Any],
+    seed: int,
+    learning_rate: float,
+    from_probe: bool = True,
+    frozen_statistics: bool = True,
+    head_learning_rate: float = 1e-3,
+    weight_decay: float = 0.01,
+    epochs: float = 4.0,
+    least_steps: int = 30,
+    most_steps: int = 600,
+    batch_cases: int = 32,
+    loss: str = "balanced",
+    smoothing: float = 0.05,
+    augment: bool = True,
+    mirrored: bool = False,
+    max_seconds: float | None = None,
+) -> TunedPredictor:
+    """Adapt the network to the labelled cases. ``Training`` says what its settings mean.
+
+    structure: the settings of ``change``. from_probe: start the head as the linear probe on the unchanged
+    network, else at zero. frozen_statistics: batch normalisation keeps its means and variances.
+    Raises UserError where there is no labelled case, or where the model is not a 2-D network.
+    """
+    import torch
+
+    if not cases:
+        raise UserError("tuning needs labelled cases; this labelled set is empty")
+    if getattr(model, "network", None) is None or model.card.dims != 2:
+        raise UserError(f"{model.card.name} is no 2-D network that can be tuned; use linear_probe or ridge")
+    named = np.array([task.target(case) for case in cases])
+    present, targets = np.unique(named, return_inverse=True)
+    groups = np.unique([case.patient for case in cases], return_inverse=True)[1]
+    count = _pictures_per_case(model, cases)
+    settings = {
+        "structure": structure, "present": [int(p) for p in present], "pictures": count,
+        "mirrored": mirrored, "classes": list(task.classes), "seed": seed,
+    }  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module = _assemble(model, change, settings)
+    if from_probe:
+        _start_from_probe(module, model, cases, targets, groups, len(present), seed)
+    settings["steps"] = 0
+    if len(present) > 1:
+        inputs = train.Inputs(lambda i: pictures(model, cases[i], count), len(cases))
+        if not from_probe:
+            _centre_features(module, inputs)
+        training, validation = train.hold_out(
+            targets, groups, fraction=VALIDATION_FRACTION, seed=seed, least_groups=LEAST_PATIENTS_TO_HOLD_OUT
+        )
+        body = [p for n, p in module.named_parameters() if p.requires_grad and not n.startswith("head.")]
+        fitted = train.fit(
+            module,
+            inputs,
+            targets,
+            classes=len(present),
+            rates=[
+                train.Rate(body, learning_rate, weight_decay),
+                train.Rate(list(module.head.parameters()), head_learning_rate, weight_decay),
+            ],
+            steps=train.number_of_steps(
+                len(training), batch_cases, epochs=epochs, least_steps=least_steps, most_steps=most_steps
+            ),
+            training=training,
+            validation=validation,
+            batch_cases=batch_cases,
+            loss=loss,
+            smoothing=smoothing,
+            augment=_augment_of(cases) if augment else None,
+            max_seconds=max_seconds,
+            frozen_statistics=frozen_statistics,
+            seed=seed,
+        )
+        settings["steps"] = fitted.best_step
+    return _predictor(model, module, settings, statistics=not frozen_statistics)
+
+
+def restore(
+    change: Change, model: Encoder, arrays: dict[str, np.ndarray], settings: dict[str, Any]
+) -> TunedPredictor:
+    """The predictor that was saved: the model's own network, changed as before, with the saved arrays in it.
+
+    Raises UserError where the arrays are not those of this network.
+    """
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings["seed"])
+        module = _assemble(model, change, settings)
+    mine = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    with torch.no_grad():
+        for name, array in arrays.items():
+            if name not in mine or tuple(mine[name].shape) != array.shape:
+                raise UserError(
+                    f"the saved part {name} {array.shape} does not fit {model.card.name}; "
+                    "give the model this predictor was made with"
+                )
+            mine[name].copy_(torch.from_numpy(np.array(array)))
+    module.eval()
+    trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
+    classes = tuple(settings["classes"])
+    return TunedPredictor(classes, trained, model, module, dict(arrays), dict(settings))
+
+
+def pictures(encoder: Encoder, case: Case, count: int) -> np.ndarray:
+    """A case's prepared input: (C, H, W), or (count, C, H, W) evenly chosen among its slices and views.
+
+    Where a case has fewer than ``count`` pictures some come twice.
+    """
+    stack: list[np.ndarray] = []
+    for role in sorted(case.images):
+        made = encoder.prepare(case.images[role].load())
+        stack.extend(made if made.ndim == 4 else [made])
+    if count == 1:
+        return stack[len(stack) // 2]
+    chosen = np.linspace(0, len(stack) - 1, count).round().astype(int)
+    return np.stack([stack[i] for i in chosen])
+
+
+def _pictures_per_case(encoder: Encoder, cases: Sequence[Case]) -> int:
+    """How many pictures each case is seen by: the most that one has, at most ``MOST_PICTURES``."""
+    most = 1
+    for case in cases[:16]:
+        found = 0
+        for image in case.images.values():
+            read = image.load()
+            found += encoder.prepare(read).shape[0] if read.is_volume else 1
+        most = max(most, found)
+    return min(most, MOST_PICTURES)
+
+
+def _augment_of(cases: Sequence[Case]) -> train.Augment:
+    """The augmentation for the modality that most cases have."""
+    seen = Counter(image.load().modality for case in cases[:16] for image in case.images.values())
+    change = augmentation.for_modality(seen.most_common(1)[0][0])
+
+    def each_picture(batch: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+        if batch.ndim == 4:
+            return change(batch, rng)
+        return change(batch.flatten(0, 1), rng).reshape(batch.shape)
+
+    return each_picture
+
+
+def _assemble(model: Encoder, change: Change, settings: dict[str, Any]) -> Any:
+    """Network and head as one module: pictures -> mean features -> standardised -> logits."""
+    import torch
+
+    network = model.network()
+    change(network, model, **settings["structure"])
+    outputs, mirrored = len(settings["present"]), settings["mirrored"]
+
+    class Tuned(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+            self.head = torch.nn.Linear(model.card.width, outputs)
+            torch.nn.init.zeros_(self.head.weight)
+            torch.nn.init.zeros_(self.head.bias)
+            self.register_buffer("feature_mean", torch.zeros(model.card.width))
+            self.register_buffer("feature_scale", torch.ones(model.card.width))
+
+        def features(self, batch: torch.Tensor) -> torch.Tensor:
+            if batch.ndim == 5:
+                seen = self.network(batch.flatten(0, 1))
+                return seen.reshape(batch.shape[0], batch.shape[1], -1).mean(1)
+            return self.network(batch)
+
+        def forward(self, batch: torch.Tensor) -> torch.Tensor:
+            seen = self.features(batch)
+            if mirrored and not self.training:
+                seen = (seen + self.features(batch.flip(-1))) / 2
+            return self.head((seen - self.feature_mean) * self.feature_scale)
+
+    return Tuned().eval()
+
+
+def _set_standard(module: Any, features: np.ndarray) -> None:
+    """Let each feature have mean 0 and spread 1 over these cases before it meets the head."""
+    import torch
+
+    spread = features.std(axis=0)
+    floor = max(1e-3 * float(np.median(spread)), 1e-6)
+    scale = np.where(spread > floor, 1.0 / np.maximum(spread, floor), 0.0)
+    module.feature_mean.copy_(torch.from_numpy(features.mean(axis=0).astype(np.float32)))
+    module.feature_scale.copy_(torch.from_numpy(scale.astype(np.float32)))
+
+
+def _centre_features(module: Any, inputs: train.Inputs) -> None:
+    import torch
+
+    seen = []
+    with torch.inference_mode():
+        for place in range(min(len(inputs), 256)):
+            seen += [module.features(inputs.take([place]))]
+    _set_standard(module, torch.cat(seen).numpy())
+
+
+def _start_from_probe(
+    module: Any,
+    model: Encoder,
+    cases: Sequence[Case],
+    targets: np.ndarray,
+    groups: np.ndarray,
+    classes: int,
+    seed: int,
+) -> None:
+    """Put the logistic probe on the unchanged network's features into the head.
+
+    The penalty is chosen by the log-loss on left-out patients; where patients are too few for that, a middle
+    one is taken.
+    """
+    import torch
+
+    images: list[LazyImage] = []
+    owners: list[int] = []
+    for place, case in enumerate(cases):
+        for role in sorted(case.images):
+            images.append(case.images[role])
+            owners.append(place)
+    rows = model.embed(images).pooled.astype(np.float64)
+    features = np.zeros((len(cases), rows.shape[1]))
+    np.add.at(features, owners, rows)
+    features /= np.bincount(owners, minlength=len(cases))[:, None]
+    _set_standard(module, features)
+    if classes < 2:
+        return
+    mean, scale = (b.numpy() for b in (module.feature_mean, module.feature_scale))
+    ready = (features - mean) * scale
+    weight, bias = _probe(ready, targets, groups, classes, seed)
+    with torch.no_grad():
+        module.head.weight.copy_(torch.from_numpy(weight))
+        module.head.bias.copy_(torch.from_numpy(bias))
+
+
+def _probe(
+    features: np.ndarray, targets: np.ndarray, groups: np.ndarray, classes: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """(classes, d) and (classes,) of the class-balanced logistic regression, penalty chosen by patient."""
+    balanced = solvers.class_weights(targets, classes)
+    # each feature has spread 1, so the strength of a penalty depends on their number
+    penalties = np.array(PENALTIES) * features.shape[1] / 1000
+    fold_of = np.random.default_rng(seed).permutation(groups.max() + 1)[groups] % FOLDS
+    weightings, judged = [balanced], []
+    for fold in range(FOLDS):
+        out = fold_of == fold
+        if out.any() and len(np.unique(targets[~out])) == classes:
+            judged.append(out)
+            weightings.append(balanced * ~out)
+    fits, logits = solvers.logistic(
+        features, targets, classes=classes, penalties=penalties, weights=np.stack(weightings), tolerance=1e-6
+    )
+    best = len(penalties) // 2
+    if judged:
+        lost = np.zeros(len(penalties))
+        for out, found in zip(judged, logits[1:], strict=True):
+            held = found[:, out]
+            if classes == 2:
+                held = np.concatenate([np.zeros_like(held), held], axis=2)
+            held = held - held.max(axis=2, keepdims=True)
+            true = np.take_along_axis(held, targets[out][None, :, None], axis=2)[..., 0]
+            lost += ((np.log(np.exp(held).sum(axis=2)) - true) * balanced[out]).sum(axis=1)
+        best = int(lost.argmin())
+    weight, bias = fits[0].weights[best].T, fits[0].intercepts[best]
+    if classes == 2:  # one logit for the second class, shared between the two outputs
+        weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+    return weight.astype(np.float32), bias.astype(np.float32)
+
+
+def _predictor(model: Encoder, module: Any, settings: dict[str, Any], *, statistics: bool) -> TunedPredictor:
+    learned = {n: p for n, p in module.named_parameters() if p.requires_grad}
+    kept = {**learned, "feature_mean": module.feature_mean, "feature_scale": module.feature_scale}
+    if statistics:
+        kept.update({n: b for n, b in module.named_buffers() if n.endswith(("running_mean", "running_var"))})
+    arrays = {n: t.detach().numpy().copy() for n, t in kept.items()}
+    trained = sum(p.numel() for p in learned.values())
+    return TunedPredictor(tuple(settings["classes"]), trained, model, module, arrays, settings)
+
+
+def _runner(module: Any, shape: tuple[int, ...]) -> Any:
+    """The module ready to run: by OpenVINO, or by torch where that cannot convert it."""
+    merged = _structure.merged(module).eval()
+    streams = openvino.processors()
+    with tempfile.TemporaryDirectory(prefix="medspectrum-") as folder:
+        try:
+            openvino.convert(merged, shape, Path(folder) / "tuned")
+            return openvino.Compiled(Path(folder) / "tuned", precision="f32", streams=streams)
+        except Exception:  # noqa: BLE001 - converters raise anything; torch takes over
+            return eager.Eager(merged, streams=streams)
