@@ -1,0 +1,153 @@
+"""Numbers as a person reads them: seconds, counts, megabytes, scores with their intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+NONE = "–"
+
+SCORE_NAMES = {
+    "auc": "AUC",
+    "average_precision": "average precision",
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "f1": "F1",
+    "calibration_error": "calibration error",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+}
+
+GLOSSARY = {
+    "auc": "The chance that a case of the class is ranked above a case of another class. 0.5 is guessing, "
+    "1 perfect; with several classes, the mean over classes of one against the rest.",
+    "average_precision": "The area under precision against recall, averaged over classes. "
+    "Guessing scores the share of the class, so it is stern with rare classes.",
+    "accuracy": "The share of cases whose most probable class is the right one. "
+    "With a common class it flatters: compare it with the majority row.",
+    "balanced_accuracy": "The mean of the sensitivities of the classes, each class counted alike. "
+    "Guessing scores 1 divided by the number of classes.",
+    "f1": "The harmonic mean of precision and sensitivity, averaged over classes. "
+    "It is low where either of the two is low.",
+    "calibration_error": "How far the stated probabilities lie from the observed shares, on average; lower "
+    "is better. 0.05 means that probabilities are off by five points.",
+    "sensitivity": "Of the cases of a class, the share that is found. "
+    "It needs the class to be in the test set.",
+    "specificity": "Of the cases of all other classes, the share that is not taken for this class.\n"
+    "It needs at least one other class in the test set.",
+}
+
+
+def number(value: Any) -> float | None:
+    """The finite float in a number or in ``{"value": number}``; None where there is none."""
+    if isinstance(value, Mapping):
+        value = value.get("value")
+    if value is None or isinstance(value, str | bool | list | tuple):
+        return None
+    try:
+        found = float(value)
+    except (TypeError, ValueError):
+        return None
+    return found if math.isfinite(found) else None
+
+
+def bounds(value: Any) -> tuple[float, float] | None:
+    """The interval of a score ``{"value", "low", "high"}``; None where it has none."""
+    if not isinstance(value, Mapping):
+        return None
+    low, high = number(value.get("low")), number(value.get("high"))
+    return None if low is None or high is None else (low, high)
+
+
+def decimal(value: Any, digits: int = 3) -> str:
+    """``0.912``; an en dash where there is no number."""
+    found = number(value)
+    return NONE if found is None else f"{found:.{digits}f}"
+
+
+def interval(value: Any, digits: int = 3) -> str:
+    """``0.880 to 0.931``, or nothing."""
+    ends = bounds(value)
+    return "" if ends is None else f"{ends[0]:.{digits}f} to {ends[1]:.{digits}f}"
+
+
+def seconds(value: Any) -> str:
+    """A duration in the unit that fits: ``12 ms``, ``3.4 s``, ``5 min 10 s``, ``2 h 5 min``."""
+    found = number(value)
+    if found is None:
+        return NONE
+    if found < 0.0005:
+        return "0 s" if found <= 0 else "< 1 ms"
+    if found < 1:
+        return f"{found * 1000:.0f} ms"
+    if found < 10:
+        return f"{found:.1f} s"
+    whole = round(found)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def milliseconds(value: Any) -> str:
+    """A duration given in ms."""
+    found = number(value)
+    if found is None:
+        return NONE
+    if 0 < found < 0.01:
+        return "< 0.01 ms"
+    return f"{found:.2f} ms" if found < 1 else f"{found:.1f} ms" if found < 10 else seconds(found / 1000)
+
+
+def megabytes(value: Any) -> str:
+    """``0.4 MB``, ``120 MB``, ``1.4 GB``."""
+    found = number(value)
+    if found is None:
+        return NONE
+    if 0 < found < 0.1:
+        return f"{found * 1000:.1f} kB"
+    return (
+        f"{found / 1000:.1f} GB" if found >= 1000 else f"{found:.0f} MB" if found >= 10 else f"{found:.1f} MB"
+    )
+
+
+def count(value: Any) -> str:
+    """``1,280`` in full up to 99,999, then ``21.3 M``."""
+    found = number(value)
+    if found is None:
+        return NONE
+    if abs(found) < 100_000:
+        return f"{found:,.0f}"
+    return f"{found / 1e3:,.0f} k" if abs(found) < 1e6 else f"{found / 1e6:.1f} M"
+
+
+def percent(value: Any) -> str:
+    """A share of 1 as ``12 %``; small shares keep a digit."""
+    found = number(value)
+    if found is None:
+        return NONE
+    return f"{100 * found:.1f} %" if 0 < abs(found) < 0.1 else f"{100 * found:.0f} %"
+
+
+def score_name(key: str) -> str:
+    """The name a score is shown under."""
+    return SCORE_NAMES.get(key, key.replace("_", " "))
+
+
+def plain(value: Any) -> str:
+    """Any JSON value in a table cell: scores as decimals, lists joined, None as a dash."""
+    if value is None:
+        return NONE
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}" if abs(value) >= 10_000 else str(value)
+    if isinstance(value, float):
+        return f"{value:.4g}" if math.isfinite(value) else NONE
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {plain(item)}" for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(plain(item) for item in value)
+    return str(value)
