@@ -35,6 +35,7 @@ class Encoder:
     network code. size: input, (side,) for 2-D or (Z, Y, X). seed: None, or the seed of random
     weights. own_input: for 3-D families, (image, size) -> (1, Z, Y, X). lacking: '' or the
     sentence that says what to install. threads: 0 means every processor; results do not depend on it.
+    levels: the levels it serves. segment: for models that outline, image -> (Z, Y, X) bool.
     """
 
     card: Card
@@ -48,6 +49,7 @@ class Encoder:
     most_slices: int = transforms.MOST_SLICES
     threads: int = 0
     levels: tuple[str, ...] = LEVELS
+    segment: Callable[[Image], np.ndarray] | None = None
 
     @property
     def key(self) -> str:
@@ -125,6 +127,8 @@ class Encoder:
 
     def twin(self, seed: int = 0) -> Encoder:
         """The control: the same network with random weights, which needs no files."""
+        if not self.levels:
+            raise UserError(f"{self.card.name} serves no features, so it has no control with random weights")
         card = replace(
             self.card,
             name=f"{self.card.name.removesuffix('-random')}-random",

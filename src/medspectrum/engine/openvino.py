@@ -77,7 +77,9 @@ def convert(module: Any, shape: tuple[int, ...], folder: Path) -> None:
     try:
         with warnings.catch_warnings(), torch.inference_mode():
             warnings.simplefilter("ignore")
-            converted = library.convert_model(module, example_input=example, input=list(shape))
+            # the library would trace twice to compare; the encoder compares features afterwards
+            traced = torch.jit.trace(module, example, check_trace=False, strict=False)
+            converted = library.convert_model(traced, example_input=example, input=list(shape))
     finally:
         quiet.setLevel(level)
     folder.parent.mkdir(parents=True, exist_ok=True)
