@@ -13,9 +13,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from measurement import save
-
 import medspectrum
+from measurement import save
 
 DATA = Path(__file__).parents[1] / "data" / "pneumoniamnist" / "pneumoniamnist.npz"
 METHODS = "majority,prototype,ridge,linear_probe"

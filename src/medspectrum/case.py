@@ -176,8 +176,10 @@ class Task(Protocol):
         """The case's class as an index into ``classes``."""
         ...
 
-    def score(self, probabilities: np.ndarray, cases: Sequence[Case], *, seed: int = 0) -> dict[str, Any]:
-        """``scores``, ``per_class`` and ``per_centre`` of (n, k) probabilities."""
+    def score(
+        self, probabilities: np.ndarray, cases: Sequence[Case], *, seed: int = 0, resamples: int = 1000
+    ) -> dict[str, Any]:
+        """``scores``, ``per_class`` and ``per_centre`` of (n, k) probabilities; intervals from resamples."""
         ...
 
 

@@ -18,6 +18,7 @@ from medspectrum.predictor import NO_MODEL, save_predictor
 
 JUDGED_BY = ("engine", "methods", "tasks", "metrics", "transforms.py", "augment.py", "trial.py")
 KEEP_STATE_MB = 20.0
+JUDGING_SEED = 0  # every trial is judged on the same resamples of the test patients
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def run_trial(
     effort = _effort(model, parts, fitting, predicting, reads_features=reads_features)
     arrays, _ = predictor.state()
     stored_mb = sum(a.nbytes for a in arrays.values()) / 1e6
-    judged = task.score(test, parts.test, seed=trial.seed)
+    judged = task.score(test, parts.test, seed=JUDGING_SEED)
     record = {
         "id": identity,
         "model": trial.model,
@@ -128,7 +129,7 @@ def run_trial(
         "effort": effort,
         "spent_seconds": fitting.wall_seconds + predicting.wall_seconds,
         **judged,
-        "selection": task.score(val, parts.val, seed=trial.seed)["scores"],
+        "selection": task.score(val, parts.val, seed=JUDGING_SEED, resamples=0)["scores"],
     }
     facts = {
         "method": trial.method,

@@ -9,13 +9,15 @@ value itself (scores with a bias, such as the calibration error, can lie outside
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 
 import numpy as np
 
 from medspectrum.metrics.classification import SCORES
 
 RESAMPLES = 1000
+_KEPT_ENTRIES = 5_000_000  # cases x resamples kept for the next scoring: 40 MB
 _BLOCK_ENTRIES = 100_000  # cases x resamples held at once: what fits the processor's cache
 
 
@@ -39,6 +41,21 @@ def patient_weights(
         yield times[of_case] if m < len(of_case) or not np.array_equal(of_case, np.arange(m)) else times
 
 
+@lru_cache(maxsize=4)
+def _kept(patients: tuple[str, ...], resamples: int, seed: int) -> tuple[np.ndarray, ...]:
+    blocks = tuple(patient_weights(patients, resamples=resamples, seed=seed))
+    for block in blocks:
+        block.flags.writeable = False
+    return blocks
+
+
+def _kept_weights(patients: tuple[str, ...], resamples: int, seed: int) -> Iterable[np.ndarray]:
+    """Resamples of the same patients are drawn once: a sweep scores the same test cases again and again."""
+    if len(patients) * resamples > _KEPT_ENTRIES:
+        return patient_weights(patients, resamples=resamples, seed=seed)
+    return _kept(patients, resamples, seed)
+
+
 def intervals(
     probabilities: np.ndarray,
     truth: np.ndarray,
@@ -52,8 +69,8 @@ def intervals(
     """``{score: {"value", "low", "high"}}``, None where undefined; low and high also for one patient."""
     values = {name: float(SCORES[name](probabilities, truth)) for name in scores}
     drawn: dict[str, list[np.ndarray]] = {name: [] for name in scores}
-    if len(set(patients)) > 1:
-        for weights in patient_weights(patients, resamples=resamples, seed=seed):
+    if len(set(patients)) > 1 and resamples:
+        for weights in _kept_weights(tuple(patients), resamples, seed):
             for name in scores:
                 drawn[name].append(SCORES[name](probabilities, truth, weights))
     return {name: _summary(values[name], drawn[name], level) for name in scores}

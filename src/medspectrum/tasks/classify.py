@@ -9,7 +9,7 @@ import numpy as np
 
 from medspectrum.case import Case, ClassTarget
 from medspectrum.errors import UserError
-from medspectrum.metrics.bootstrap import intervals
+from medspectrum.metrics.bootstrap import RESAMPLES, intervals
 from medspectrum.metrics.classification import SCORES, one_class
 from medspectrum.registry import task
 
@@ -47,8 +47,17 @@ class Classify:
             )
         return found
 
-    def score(self, probabilities: np.ndarray, cases: Sequence[Case], *, seed: int = 0) -> dict[str, Any]:
+    def score(
+        self,
+        probabilities: np.ndarray,
+        cases: Sequence[Case],
+        *,
+        seed: int = 0,
+        resamples: int = RESAMPLES,
+    ) -> dict[str, Any]:
         """All scores of predictions (n, k), rows in the order of ``cases``, as JSON values.
+
+        resamples: of patients, from which intervals are taken; 0 for values alone.
 
         ``scores``: value and 95 % interval over patients. ``per_class``: each class against the rest.
         ``per_centre``: point values, {} where no case names a centre. None where undefined.
@@ -64,7 +73,9 @@ class Classify:
         truth = np.array([self.target(case) for case in cases])
         patients = [case.patient for case in cases]
         return {
-            "scores": intervals(probabilities, truth, patients, scores=REPORTED, seed=seed),
+            "scores": intervals(
+                probabilities, truth, patients, scores=REPORTED, resamples=resamples, seed=seed
+            ),
             "per_class": {
                 label: _plain(one_class(probabilities, truth, column))
                 for column, label in enumerate(self.classes)
