@@ -1,0 +1,101 @@
+"""The predictor of every head that is linear in the features: scores, softmax, done."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from medspectrum.case import Case, Model, Task
+from medspectrum.errors import UserError
+from medspectrum.methods._features import case_features
+from medspectrum.methods._probabilities import softmax, spread_to_all
+
+_CHUNK_CASES = 4096
+
+
+@dataclass(frozen=True)
+class LinearHead:
+    """Probabilities = softmax(features @ weights + intercepts).
+
+    weights: (d, c), intercepts: (c,), float64, temperature and scaling of features folded in; c is 1 for
+    two labelled classes (the logit of the second), 0 for one, else their number. present: columns of
+    ``classes`` that were labelled. labelled: how many cases were.
+    """
+
+    model: Model
+    classes: tuple[str, ...]
+    weights: np.ndarray
+    intercepts: np.ndarray
+    present: np.ndarray
+    labelled: int
+    settings: dict[str, Any]
+
+    @property
+    def trained_parameters(self) -> int:
+        """Weights and intercepts."""
+        return self.weights.size + self.intercepts.size
+
+    def predict(self, cases: Sequence[Case]) -> np.ndarray:
+        """(n, k) float64 probabilities."""
+        rows = case_features(self.model, cases, width=len(self.weights))
+        found = [np.empty((0, len(self.present)))]
+        for first in range(0, len(rows), _CHUNK_CASES):
+            some = rows[first : first + _CHUNK_CASES].astype(np.float64)
+            logits = some @ self.weights + self.intercepts
+            found.append(softmax(logits) if logits.shape[1] else np.ones((len(some), 1)))
+        return spread_to_all(np.concatenate(found), self.present, len(self.classes), self.labelled)
+
+    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """What restore needs."""
+        arrays = {"weights": self.weights, "intercepts": self.intercepts, "present": self.present}
+        return arrays, {**self.settings, "classes": list(self.classes), "labelled": self.labelled}
+
+
+def only_class(model: Model, given: Labelled, settings: dict[str, Any]) -> LinearHead:
+    """The head where one class alone was labelled: there is nothing to tell apart."""
+    none = np.empty((given.rows.shape[1], 0))
+    return LinearHead(model, given.classes, none, np.empty(0), given.present, len(given.labels), settings)
+
+
+def restore_linear(model: Model, arrays: dict[str, np.ndarray], settings: dict[str, Any]) -> LinearHead:
+    """The head as it was saved."""
+    rest = {name: value for name, value in settings.items() if name not in ("classes", "labelled")}
+    return LinearHead(
+        model,
+        tuple(settings["classes"]),
+        np.asarray(arrays["weights"]),
+        np.asarray(arrays["intercepts"]),
+        np.asarray(arrays["present"]),
+        int(settings["labelled"]),
+        rest,
+    )
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """The labelled cases as numbers. rows: (n, d) float32. labels: (n,) indices into ``present``."""
+
+    rows: np.ndarray
+    labels: np.ndarray
+    present: np.ndarray
+    patients: list[str]
+    classes: tuple[str, ...]
+
+
+def labelled_cases(model: Model, cases: Sequence[Case], task: Task) -> Labelled:
+    """Features, labels and patients. Raises UserError where there is no case."""
+    labels, present = labels_of(cases, task)
+    return Labelled(
+        case_features(model, cases), labels, present, [case.patient for case in cases], tuple(task.classes)
+    )
+
+
+def labels_of(cases: Sequence[Case], task: Task) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) indices into the classes that occur, and those classes' columns."""
+    if not len(cases):
+        raise UserError("there is no labelled case to learn from; label some or raise the budget.")
+    present, labels = np.unique([task.target(case) for case in cases], return_inverse=True)
+    return labels, present

@@ -1,0 +1,42 @@
+"""From scores to probabilities: softmax, temperature, and classes nobody has labelled."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """(..., k) probabilities; (..., 1) is taken for the logit of the second of two classes."""
+    if logits.shape[-1] == 1:
+        logits = np.concatenate([np.zeros_like(logits), logits], axis=-1)
+    raised = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return raised / raised.sum(axis=-1, keepdims=True)
+
+
+def fit_temperature(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> float:
+    """The factor on logits (n, c) by which held-out cases get the least weighted log loss.
+
+    Few cases say little: the factor is drawn to 1 as by ten cases more, and stays within 1/20 and 20.
+    """
+    from scipy.optimize import minimize_scalar
+
+    def loss(log_factor: float) -> float:
+        of_truth = np.take_along_axis(softmax(np.exp(log_factor) * logits), labels[:, None], axis=1)[:, 0]
+        return float(-(weights * np.log(np.maximum(of_truth, 1e-300))).sum() + log_factor**2)
+
+    found = minimize_scalar(loss, bounds=(-np.log(20), np.log(20)), method="bounded", options={"xatol": 1e-4})
+    return float(np.exp(found.x))
+
+
+def spread_to_all(probabilities: np.ndarray, present: np.ndarray, k: int, labelled: int) -> np.ndarray:
+    """(n, k) from the probabilities (n, len(present)) of the classes that were labelled.
+
+    A class without labelled cases may exist all the same: it gets what the rule of succession gives
+    an event not seen in as many tries, 1 / (labelled + k), so that no true class is called impossible.
+    """
+    if len(present) == k:
+        return probabilities
+    unseen = 1.0 / (labelled + k)
+    full = np.full((len(probabilities), k), unseen)
+    full[:, present] = probabilities * (1.0 - unseen * (k - len(present)))
+    return full
