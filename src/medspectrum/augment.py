@@ -60,7 +60,7 @@ def move(
 
 
 def turn(batch: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
-    """One of the eight ways to lay a square picture down, for each picture."""
+    """One of the eight ways to lay a square picture down, for each picture; oblong ones are only mirrored."""
     import torch
 
     kind = torch.randint(0, 8 if batch.shape[2] == batch.shape[3] else 4, (len(batch),), generator=rng)
@@ -69,7 +69,8 @@ def turn(batch: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
         chosen = (kind & bit) > 0
         turned[chosen] = turned[chosen].flip(axes)
     chosen = (kind & 4) > 0
-    turned[chosen] = turned[chosen].transpose(2, 3)
+    if chosen.any():
+        turned[chosen] = turned[chosen].transpose(2, 3)
     return turned
 
 

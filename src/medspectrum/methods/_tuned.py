@@ -262,6 +262,9 @@ def _assemble(model: Encoder, change: Change, settings: dict[str, Any]) -> Any:
     outputs, mirrored = len(settings["present"]), settings["mirrored"]
 
     class Tuned(torch.nn.Module):
+        feature_mean: torch.Tensor
+        feature_scale: torch.Tensor
+
         def __init__(self) -> None:
             super().__init__()
             self.network = network
