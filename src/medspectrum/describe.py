@@ -144,7 +144,8 @@ def labelled(cases: Sequence[Case], name: str = "the data set") -> tuple[Case, .
     classes = {case.target.label for case in kept if isinstance(case.target, ClassTarget)}
     if len(classes) < 2:
         raise UserError(
-            f"{name}: all {len(kept)} labelled cases are of one class ({next(iter(classes))}); two are needed at least"
+            f"{name}: all {len(kept)} labelled cases are of one class ({next(iter(classes))}); "
+            "two are needed at least"
         )
     if len({case.patient for case in kept}) < 2:
         raise UserError(

@@ -180,7 +180,7 @@ def scan(
     workers: int = 2,
     progress: Callable[[int, int], None] | None = None,
 ) -> Scan:
-    """Look at every image of a data set once. Unreadable ones are listed, with the reason, and passed over."""
+    """Look at every image of a data set once. Unreadable ones are listed with the reason."""
     cases = case_set.cases
     total = sum(len(case.images) for case in cases)
     found = Scan(

@@ -85,6 +85,7 @@ def checked(case_set: CaseSet, path: Path) -> CaseSet:
     twice = [name for name, count in Counter(case.id for case in case_set.cases).items() if count > 1]
     if twice:
         raise UserError(
-            f"{path}: {len(twice)} case ids stand there more than once (such as {twice[0]!r}); each needs its own"
+            f"{path}: {len(twice)} case ids stand there more than once (such as {twice[0]!r}); "
+            "each case needs its own"
         )
     return case_set

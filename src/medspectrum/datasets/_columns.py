@@ -9,18 +9,19 @@ from medspectrum.errors import UserError
 
 NAMES: dict[str, tuple[str, ...]] = {
     "label": (
-        "label", "labels", "class", "classes", "target", "y", "diagnosis", "dx", "finding", "findings",
-        "findinglabels", "category", "outcome", "groundtruth", "gt", "pathology", "result",
+        "label", "labels", "class", "classes", "target", "y", "diagnosis", "dx", "finding",
+        "findings", "findinglabels", "category", "outcome", "groundtruth", "gt", "pathology", "result",
     ),
     "patient": (
-        "patient", "patientid", "patientids", "patients", "pid", "patientnumber", "patientno", "subject",
-        "subjectid", "subjects", "mrn", "person", "personid", "case_patient", "patid", "ptid", "participantid",
+        "patient", "patientid", "patientids", "patients", "pid", "patientnumber", "patientno",
+        "subject", "subjectid", "subjects", "mrn", "person", "personid", "case_patient", "patid",
+        "ptid", "participantid",
     ),
     "centre": (
-        "centre", "center", "centreid", "centerid", "hospital", "hospitalid", "institution", "institutionname",
-        "site", "siteid", "location", "clinic", "inst",
+        "centre", "center", "centreid", "centerid", "hospital", "hospitalid", "institution",
+        "institutionname", "site", "siteid", "location", "clinic", "inst",
     ),
-    "split": ("split", "set", "subset", "partition", "fold", "datasplit"),
+    "split": ("split", "set", "subset", "partition", "datasplit"),
     "id": ("id", "case", "caseid", "uid", "imageid", "studyid", "key"),
     "mask": ("mask", "maskpath", "segmentation", "seg", "segpath", "labelmap", "maskfile"),
 }  # fmt: skip
@@ -31,8 +32,9 @@ ENDINGS = {
     "split": (),
 }
 IMAGE_NAMES = (
-    "image", "imagepath", "images", "path", "imagefile", "file", "filepath", "filename", "imagefilename", "img",
-    "imgpath", "imageindex", "imagename", "scan", "scanpath", "dicom", "dicompath", "dicomfile", "slide", "video",
+    "image", "imagepath", "images", "path", "imagefile", "file", "filepath", "filename", "imagefilename",
+    "img", "imgpath", "imageindex", "imagename", "scan", "scanpath", "dicom", "dicompath", "dicomfile",
+    "slide", "video",
 )  # fmt: skip
 
 
@@ -76,6 +78,7 @@ def template_fields(template: str, columns: Sequence[str], source: object) -> li
     for field in fields:
         if field not in columns:
             raise UserError(
-                f"{source}: image pattern {template!r} names no column {field!r}; there are {', '.join(columns)}"
+                f"{source}: image pattern {template!r} names no column {field!r}; "
+                f"there are {', '.join(columns)}"
             )
     return fields

@@ -49,7 +49,7 @@ def walk(folder: str | os.PathLike[str], left_out: list[LeftOut] | None = None) 
     while pending:
         here = pending.pop()
         try:
-            facts = os.stat(here)
+            facts = os.stat(here)  # noqa: PTH116
             if (facts.st_dev, facts.st_ino) in entered:
                 continue
             entered.add((facts.st_dev, facts.st_ino))

@@ -86,7 +86,8 @@ def _header(opened: Any, path: Path, info: zipfile.ZipInfo) -> tuple[tuple[int, 
         promised *= int(side)
     if promised > info.file_size:
         raise UserError(
-            f"{path}: {info.filename} promises {promised:,} bytes but holds {info.file_size:,}; it is damaged or a bomb"
+            f"{path}: {info.filename} promises {promised:,} bytes but holds {info.file_size:,}; "
+            "it is damaged or a bomb"
         )
     return shape, dtype
 

@@ -59,16 +59,15 @@ def fake(folder: Path, seed: int) -> Path:
 
 def write_slice(path: Path, values: np.ndarray, *, patient: str, place: int, centre: str) -> None:
     """Write a made-up CT slice: (Y, X) int16 stored values, HU = value - 1000, 2.5 mm apart."""
-    import pydicom
     from pydicom.dataset import FileDataset, FileMetaDataset
-    from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+    from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
 
     path.parent.mkdir(parents=True, exist_ok=True)
     root = "1.2.826.0.1.3680043.8.498"
     branch = int(store.digest(patient)[:8], 16)
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = CTImageStorage
-    meta.MediaStorageSOPInstanceUID = pydicom.uid.UID(f"{root}.{branch}.{place + 1}")
+    meta.MediaStorageSOPInstanceUID = UID(f"{root}.{branch}.{place + 1}")
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     data = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
     data.SOPClassUID, data.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
@@ -165,7 +164,7 @@ def _labels(
     if given and not table.is_absolute() and not table.exists():
         table = path / given
     if given or table.is_file():
-        return _from_table(volumes, names, table, path)
+        return _from_table(volumes, names, table)
     top: dict[str, set[str]] = defaultdict(set)
     for volume, name in zip(volumes, names, strict=True):
         if "/" in name and volume[0].patient:
@@ -178,7 +177,7 @@ def _labels(
 
 
 def _from_table(
-    volumes: Sequence[Sequence[files.Header]], names: Sequence[str], table: Path, path: Path
+    volumes: Sequence[Sequence[files.Header]], names: Sequence[str], table: Path
 ) -> tuple[dict[str, str], list[str]]:
     rows = read_table(table)
     plain = {_columns.plain(column): column for column in rows.columns}

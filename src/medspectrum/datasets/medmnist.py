@@ -1,4 +1,4 @@
-"""MedMNIST archives (``train_images``, ``train_labels``...) and plain ones (``images``, ``labels``, ``patient``)."""
+"""MedMNIST archives (``train_images``, ``train_labels``...) and plain ones (``images``, ``labels``...)."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def medmnist(
             cases += _rows(archive, digest, place, known, f"{prefix}images", columns, name, number)
     else:
         chosen = {
-            "label": _column(known, label, LABELS, archive, "label"),
+            "label": _column(known, None if _is_number(label, known) else label, LABELS, archive, "label"),
             "patient": _column(known, patient, PATIENTS, archive, "patient"),
             "centre": _column(known, centre, CENTRES, archive, "centre"),
             "split": _column(known, split, SPLIT_COLUMNS, archive, "split"),
@@ -87,13 +87,19 @@ def medmnist(
         pictures = _column(known, image, IMAGES, archive, "image")
         if pictures is None:
             raise UserError(
-                f"{archive}: has arrays {', '.join(known)}, none of which is called images; name it with image="
+                f"{archive}: has arrays {', '.join(known)}, none of which is called images; "
+                "name it with --image"
             )
-        cases = _rows(archive, digest, place, known, pictures, chosen, None, None)
+        cases = _rows(archive, digest, place, known, pictures, chosen, None, label)
     warnings = ()
     if not any(c.patient != c.id for c in cases):
         warnings = ("patients are not known: each image counts as a patient of its own",)
     return CaseSet(archive.stem, "medmnist", tuple(cases), (), warnings)
+
+
+def _is_number(label: str | None, known: Mapping[str, _npz.Member]) -> bool:
+    """Whether ``label`` is the number of a column rather than the name of an array."""
+    return label is not None and label.isdigit() and label not in known
 
 
 def _column(
@@ -122,7 +128,8 @@ def _rows(
     member = known[pictures]
     if len(member.shape) < 3 or member.dtype.kind not in "buif":
         raise UserError(
-            f"{path}: {pictures} is {member.dtype} of shape {member.shape}; images are numbers of shape (n, y, x, ...)"
+            f"{path}: {pictures} is {member.dtype} of shape {member.shape}; "
+            "images are numbers of shape (n, y, x, ...)"
         )
     count = member.shape[0]
     colour = len(member.shape) in (4, 5) and member.shape[-1] in (3, 4) and member.shape[-2] > 4
@@ -178,7 +185,7 @@ def _one_column(column: np.ndarray, path: Path, name: str, number: str | None) -
     if number is None or not number.isdigit() or int(number) >= flat.shape[1]:
         raise UserError(
             f"{path}: {name} has {flat.shape[1]} labels per image (several may be true at once); "
-            f"choose one with label=0 ... label={flat.shape[1] - 1}"
+            f"choose one with --label 0 ... --label {flat.shape[1] - 1}"
         )
     return flat[:, int(number)]
 

@@ -1,4 +1,4 @@
-"""Images and masks in pairs: folders ``images`` and ``labels`` (or ``masks``), or ``x_image`` beside ``x_mask``."""
+"""Images and masks in pairs: folders ``images`` and ``labels``, or ``x_image`` beside ``x_mask``."""
 
 from __future__ import annotations
 

@@ -119,12 +119,24 @@ def table(
         for role, column in role_columns.items()
         if column and not named[role]
     ]
+    if role_columns["split"] and split is None and not _says_split(rows, role_columns["split"]):
+        notes = [words for words in notes if not words.startswith("split ")]
+        notes.append(
+            f"column {role_columns['split']!r} holds other words than train, val, test; it was kept as it is"
+        )
+        role_columns["split"] = None
     cases, left_out = _cases(rows, places, role_columns, source)
     if role_columns["patient"] is None:
         notes.append(
             "patients are not known: each row counts as a patient of its own; name a column with --patient"
         )
     return CaseSet(source.stem, "table", tuple(cases), tuple(left_out), tuple(notes))
+
+
+def _says_split(rows: polars.DataFrame, column: str) -> bool:
+    """Whether all values of a column are words for train, val and test."""
+    texts = (_files.label_of(value) for value in rows[column].unique().to_list())
+    return all(text is None or text.lower() in _files.SPLIT_OF for text in texts)
 
 
 def read_table(path: Path, rows: int | None = None) -> polars.DataFrame:
@@ -135,7 +147,7 @@ def read_table(path: Path, rows: int | None = None) -> polars.DataFrame:
         raise UserError(f"{path}: does not exist")
     try:
         if path.suffix.lower() == ".parquet":
-            found = polars.read_parquet(path, n_rows=rows, allow_missing_columns=False)
+            found = polars.read_parquet(path, n_rows=rows)
             kept = [
                 name for name, kind in found.schema.items() if not kind.is_nested() and kind != polars.Binary
             ]
@@ -200,7 +212,7 @@ def image_places(
 ) -> list[Place]:
     """Where the images of a row are. Raises UserError where a named column is missing."""
     head = rows.head(TRIED)
-    first = [{k: v for k, v in zip(head.columns, row, strict=True)} for row in head.rows()]
+    first = [dict(zip(head.columns, row, strict=True)) for row in head.rows()]
     if image is not None:
         wanted = [image] if "{" in image else [name.strip() for name in image.split(",") if name.strip()]
         found = []
@@ -343,13 +355,13 @@ def _no_duplicates(
     twice = [name for name, count in by_id.items() if count > 1 and name]
     if twice and column:
         raise UserError(
-            f"{source}: column {column!r} has {len(twice)} ids more than once (such as {twice[0]!r}); give each "
-            "row its own, or name another column with --id (--id '' takes the image's path)"
+            f"{source}: column {column!r} has {len(twice)} ids more than once (such as {twice[0]!r}); "
+            "give each row its own, or name another column with --id (--id '' takes the image's path)"
         )
     seen = Counter(case.id for case in cases)
     again = [name for name, count in seen.items() if count > 1]
     if again:
         raise UserError(
-            f"{source}: {len(again)} images stand in more than one row (such as {again[0]!r}); a case is one row, "
-            "so join those rows first"
+            f"{source}: {len(again)} images stand in more than one row (such as {again[0]!r}); "
+            "a case is one row, so join those rows first"
         )

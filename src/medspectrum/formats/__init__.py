@@ -133,7 +133,7 @@ def _packed(path: Path) -> str:
     from isal import igzip
 
     try:
-        with igzip.open(path, "rb") as opened:
+        with igzip.IGzipFile(path, "rb") as opened:
             inner = opened.read(560)
     except (OSError, EOFError, igzip.BadGzipFile) as error:
         raise UnreadableFile(path, f"is a damaged gzip file ({error}); copy it again") from error
@@ -195,6 +195,7 @@ class FileRead:
     path: str
 
     def __call__(self) -> Image:
+        """Read it."""
         return read(self.path)
 
 
@@ -205,6 +206,7 @@ class FileKey:
     path: str
 
     def __call__(self) -> str:
+        """Digest it."""
         return key(self.path)
 
 

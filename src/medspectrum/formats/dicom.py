@@ -144,7 +144,8 @@ def volumes(headers: Iterable[Header]) -> list[list[Header]]:
         for one in members:
             stacks[round(one.position or 0.0, 2)].append(one)
         for turn in range(max(len(stack) for stack in stacks.values())):
-            found.append([stacks[place][turn] for place in sorted(stacks) if turn < len(stacks[place])])
+            volume = [stacks[place][turn] for place in sorted(stacks) if turn < len(stacks[place])]
+            found.append(volume)
     return found
 
 
@@ -256,7 +257,8 @@ def _dataset(path: Path, *, pixels: bool) -> Any:
 
 def _pixels(data: Any, path: Path, window: tuple[float, float] | str | None) -> np.ndarray:
     """Decoded values as (C, Z, Y, X), in the units of the header's rescale."""
-    from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, pixel_array
+    from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_voi_lut
+    from pydicom.pixels.utils import pixel_array
 
     modality = str(data.get("Modality") or "")
     if not data.get("Rows") or ("PixelData" not in data and "FloatPixelData" not in data):

@@ -7,7 +7,9 @@ stores X fastest, so the transposed array is (T, Z, Y, X) in C order without a c
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -31,11 +33,11 @@ def read(path: Path) -> Image:
     if not packed and path.stat().st_size > MAX_BYTES:
         raise UnreadableFile(path, f"is {path.stat().st_size / 2**30:.1f} GiB, more than the limit")
     content = _unpacked(path) if packed else path.read_bytes()
-    kind = nibabel.Nifti2Image if _is_second(content) else nibabel.Nifti1Image
+    kind: Any = nibabel.Nifti2Image if _is_second(content) else nibabel.Nifti1Image
     header = kind.header_class.from_fileobj(_stream(content), check=False)
     shape = tuple(int(side) for side in header.get_data_shape())
     check_bytes(shape or (0,), int(header.get_data_dtype().itemsize), path)
-    needed = int(header["vox_offset"]) + int(np.prod(shape)) * int(header.get_data_dtype().itemsize)
+    needed = _offset(header) + int(np.prod(shape)) * int(header.get_data_dtype().itemsize)
     if len(content) < needed:
         raise UnreadableFile(
             path,
@@ -50,9 +52,9 @@ def _image(loaded: object, path: Path) -> Image:
     proxy = loaded.dataobj  # type: ignore[attr-defined]
     slope, shift = getattr(proxy, "slope", 1.0), getattr(proxy, "inter", 0.0)
     if slope == 1.0 and shift == 0.0:
-        array = np.asarray(proxy)
+        array: Any = np.asarray(proxy)
     else:
-        array = np.asarray(proxy.get_scaled(np.float32), dtype=np.float32)
+        array = np.asarray(proxy, dtype=np.float32)
     if array.dtype.names:  # RGB and RGBA voxels
         array = np.stack([array[name] for name in array.dtype.names[:3]], axis=-1)
     if array.dtype.kind == "c":
@@ -72,7 +74,7 @@ def _unpacked(path: Path) -> bytes:
     import nibabel
     from isal import igzip
 
-    with igzip.open(path, "rb") as opened:
+    with igzip.IGzipFile(path, "rb") as opened:
         head = opened.read(HEADER_BYTES)
         if len(head) < 348:
             raise UnreadableFile(path, "is too short for a NIfTI header; copy it again from its source")
@@ -82,17 +84,20 @@ def _unpacked(path: Path) -> bytes:
         shape = tuple(int(side) for side in header.get_data_shape())
         item = int(header.get_data_dtype().itemsize)
         check_bytes(shape or (0,), item, path)
-        rest = int(header["vox_offset"]) + int(np.prod(shape)) * item - len(head)
+        rest = _offset(header) + int(np.prod(shape)) * item - len(head)
         if rest > MAX_BYTES:
             raise UnreadableFile(path, "has a NIfTI header that promises more than the memory limit")
         return head + opened.read(max(rest, 0))
+
+
+def _offset(header: Any) -> int:
+    """Where the values begin, in bytes."""
+    return int(header["vox_offset"])
 
 
 def _is_second(head: bytes) -> bool:
     return head[4:7] == b"n+2"
 
 
-def _stream(content: bytes) -> object:
-    import io
-
+def _stream(content: bytes) -> io.BytesIO:
     return io.BytesIO(content[:HEADER_BYTES])

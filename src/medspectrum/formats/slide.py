@@ -20,6 +20,7 @@ from medspectrum.formats.safety import check_pixels
 from medspectrum.image import Image
 
 OVERVIEW_PIXELS = 2048
+MAX_LEVEL_PIXELS = 64_000_000
 
 
 @contextmanager
@@ -66,6 +67,8 @@ def read(path: Path, *, longest: int = OVERVIEW_PIXELS) -> Image:
             raise UnreadableFile(path, "is a slide without pixels; copy it again from its source")
         reduce = max(wide, high) / longest
         level = slide.get_best_level_for_downsample(max(reduce, 1.0))
+        while level + 1 < slide.level_count and np.prod(slide.level_dimensions[level]) > MAX_LEVEL_PIXELS:
+            level += 1  # a coarser overview is better than none
         level_wide, level_high = slide.level_dimensions[level]
         check_pixels(level_wide, level_high, path)
         picture = slide.read_region((0, 0), level, (level_wide, level_high))
@@ -128,6 +131,7 @@ class TileKey:
     tile: Tile
 
     def __call__(self) -> str:
+        """Digest it."""
         place = [self.tile.x, self.tile.y, self.tile.side, self.tile.pixels]
         return store.digest("tile", formats.key(self.tile.path), place)
 

@@ -18,6 +18,7 @@ def read(path: Path, *, frames: int = 32) -> Image:
     The whole file is decoded once, so a damaged end is noticed; memory holds the chosen frames only.
     """
     import av
+    from av.error import FFmpegError
 
     if frames < 1:
         raise ValueError(f"frames counts from 1; got {frames}")
@@ -36,7 +37,7 @@ def read(path: Path, *, frames: int = 32) -> Image:
                     if len(kept) >= 2 * frames:  # too dense for what came: keep every other one
                         kept, step = kept[::2], step * 2
                 seen += 1
-        except av.error.FFmpegError as error:
+        except FFmpegError as error:
             if not kept:
                 raise
             remark(f"breaks off after {seen} frames ({type(error).__name__}); those were read")
