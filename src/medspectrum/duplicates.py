@@ -22,10 +22,10 @@ DETAIL = 0.85
 """Least correlation of what is left of them without their local mean."""
 COARSE = 0.98
 """Least correlation of the 16 x 16 pictures, for the search."""
-COMPONENTS = 40
+COMPONENTS = 32
 MAX_CANDIDATES = 2_000_000
-BLOCK = 4096
-SIDE = 2048
+BLOCK = 2048
+SIDE = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +97,15 @@ def _close(one: np.ndarray, two: np.ndarray) -> Iterator[tuple[np.ndarray, np.nd
     |p - q|^2 <= 2 (1 - c) is one matrix product once the halves of the squared lengths are columns.
     """
     reach = np.float32(-(1 - COARSE))
-    ones = np.ones((len(one), 1), np.float32)
-    left = np.hstack([one, -ones * (one**2).sum(axis=1, keepdims=True) / 2, -ones])
-    right = np.hstack([two, ones, (two**2).sum(axis=1, keepdims=True) / 2])
     for i in range(0, len(one), SIDE):
+        part = one[i : i + SIDE]
+        ones = np.ones((len(part), 1), np.float32)
+        left = np.hstack([part, -(part**2).sum(axis=1, keepdims=True) / 2, -ones])
         for j in range(i, len(two), SIDE):
-            first, second = np.nonzero(left[i : i + SIDE] @ right[j : j + SIDE].T >= reach)
+            part = two[j : j + SIDE]
+            ones = np.ones((len(part), 1), np.float32)
+            right = np.hstack([part, ones, (part**2).sum(axis=1, keepdims=True) / 2])
+            first, second = np.nonzero(left @ right.T >= reach)
             kept = first + i < second + j
             if kept.any():
                 yield first[kept] + i, second[kept] + j
@@ -111,8 +114,8 @@ def _close(one: np.ndarray, two: np.ndarray) -> Iterator[tuple[np.ndarray, np.nd
 def _basis(kept: np.ndarray, seed: int) -> np.ndarray:
     """(256, k) orthonormal directions in which the coarse pictures differ most."""
     chosen = np.arange(len(kept))
-    if len(kept) > BLOCK // 2:
-        chosen = np.sort(np.random.default_rng(seed).choice(len(kept), BLOCK // 2, replace=False))
+    if len(kept) > BLOCK:
+        chosen = np.sort(np.random.default_rng(seed).choice(len(kept), BLOCK, replace=False))
     block = kept[chosen]
     both = np.concatenate([_coarse(block), _coarse(block[:, :, ::-1])])
     centred = both - both.mean(axis=0)
