@@ -36,7 +36,9 @@ def test_logistic_reaches_the_optimum(n, d, k):
     exact = rows.astype(np.float64)
     np.testing.assert_allclose(fits[0].logits(rows), logits[0], atol=1e-8)
     for i, penalty in enumerate(PENALTIES):
-        known = linear.LogisticRegression(C=1 / penalty, class_weight="balanced", tol=1e-9, max_iter=20_000)
+        known = linear.LogisticRegression(
+            C=1 / penalty, class_weight="balanced", tol=1e-10, solver="newton-cholesky"
+        )
         known.fit(exact, labels)
         theirs = known.decision_function(exact).reshape(n, -1)
         best = objective(theirs, labels, weights, known.coef_, penalty)
