@@ -191,9 +191,13 @@ def test_locked_archives_and_documents(tmp_path):
         formats.read(locked_zip(tmp_path / "a.png"))
     with pytest.raises(UserError, match="password"):
         load(locked_zip(tmp_path / "a.npz"))
+    with pytest.raises(UserError, match="password-locked"):
+        load(locked_zip(tmp_path / "a.zip"))
     (tmp_path / "a.pdf").write_bytes(b"%PDF-1.7\n/Encrypt 5 0 R")
     with pytest.raises(UnreadableFile, match="PDF"):
         formats.read(tmp_path / "a.pdf")
+    with pytest.raises(UserError, match="PDF"):
+        load(tmp_path / "a.pdf")
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="a superuser may read anything")

@@ -104,6 +104,15 @@ def test_table_with_semicolons_windows_letters_and_parquet(tmp_path):
     assert load(tmp_path / "t.parquet").labels() == ("0", "1")
 
 
+def test_table_without_a_label_names_the_columns_that_may_be_one(tmp_path):
+    for number in range(4):
+        png(tmp_path / f"{number}.png", number)
+    (tmp_path / "t.csv").write_text("image,stain\n0.png,red\n1.png,blue\n2.png,red\n3.png,blue\n")
+    case_set = load(tmp_path / "t.csv")
+    assert {case.target for case in case_set.cases} == {None}
+    assert any("--label; it may be stain (2 values)" in words for words in case_set.warnings)
+
+
 def test_table_with_several_images_split_mask_and_pattern(tmp_path):
     for name in ("f1", "l1", "f2", "l2", "m1"):
         png(tmp_path / "x" / f"{name}.png", len(name))
@@ -223,8 +232,8 @@ def test_importing_is_cheap():
     import subprocess
 
     code = (
-        "import sys, medspectrum.datasets, medspectrum.formats, medspectrum.describe, medspectrum.registry as r;"
-        "r.entries('dataset');"
+        "import sys, medspectrum.formats, medspectrum.describe, medspectrum.registry as registry;"
+        "registry.entries('dataset');"
         "heavy = ('torch', 'polars', 'pydicom', 'scipy', 'nibabel', 'PIL', 'tifffile', 'av');"
         "print([name for name in heavy if name in sys.modules])"
     )

@@ -10,7 +10,7 @@ from typing import Any
 
 from medspectrum import registry
 from medspectrum.case import CaseSet
-from medspectrum.errors import UserError
+from medspectrum.errors import UnreadableFile, UserError
 
 
 def load(path: str | os.PathLike[str], *, layout: str | None = None, **settings: Any) -> CaseSet:
@@ -55,10 +55,15 @@ def recognised(path: Path) -> registry.Entry:
 
 def found_there(path: Path) -> str:
     """A few words on what a path holds."""
+    from medspectrum import formats
     from medspectrum.datasets import _files
 
     if path.is_file():
         size = path.stat().st_size
+        try:
+            formats.kind(path)
+        except UnreadableFile as error:
+            return error.reason
         return f"is a {path.suffix or 'nameless'} file of {size:,} bytes that no layout understands"
     suffixes: Counter[str] = Counter()
     for count, name in enumerate(_files.walk(path)):

@@ -125,12 +125,25 @@ def table(
             f"column {role_columns['split']!r} holds other words than train, val, test; it was kept as it is"
         )
         role_columns["split"] = None
+    if role_columns["label"] is None and label is None:
+        notes.append(_no_label(rows, {p.column for p in places}))
     cases, left_out = _cases(rows, places, role_columns, source)
     if role_columns["patient"] is None:
         notes.append(
             "patients are not known: each row counts as a patient of its own; name a column with --patient"
         )
     return CaseSet(source.stem, "table", tuple(cases), tuple(left_out), tuple(notes))
+
+
+def _no_label(rows: polars.DataFrame, taken: set[str]) -> str:
+    """A sentence that names the columns which could be labels: few different values, each several times."""
+    few = [
+        f"{column} ({count} values)"
+        for column in rows.columns
+        if column not in taken and 2 <= (count := rows[column].n_unique()) <= min(30, rows.height // 2)
+    ]
+    hint = f"; it may be {', '.join(few[:8])}" if few else ""
+    return f"no column is called label or the like, so no case has a label; name one with --label{hint}"
 
 
 def _says_split(rows: polars.DataFrame, column: str) -> bool:
