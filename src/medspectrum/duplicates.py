@@ -61,9 +61,12 @@ def near(
     thumbs: rows -> (n, 32, 32) int8; asked for in blocks, so that memory stays small. sizes: (n, 3) of
     all rows. Returns the pairs and whether the search was complete (it stops at ``MAX_CANDIDATES``).
     """
+    from threadpoolctl import threadpool_limits
+
     if len(rows) < 2:
         return [], True
-    with TemporaryFile() as place:
+    # the products are too small to be worth waking threads for
+    with TemporaryFile() as place, threadpool_limits(limits=1, user_api="blas"):
         for start in range(0, len(rows), BLOCK):
             place.write(thumbs(rows[start : start + BLOCK]).tobytes())
         place.flush()
@@ -105,7 +108,8 @@ def _close(one: np.ndarray, two: np.ndarray) -> Iterator[tuple[np.ndarray, np.nd
             part = two[j : j + SIDE]
             ones = np.ones((len(part), 1), np.float32)
             right = np.hstack([part, ones, (part**2).sum(axis=1, keepdims=True) / 2])
-            first, second = np.nonzero(left @ right.T >= reach)
+            # flat, since the search for two indices at once costs more than the product
+            first, second = np.divmod(np.flatnonzero(left @ right.T >= reach), len(part))
             kept = first + i < second + j
             if kept.any():
                 yield first[kept] + i, second[kept] + j
