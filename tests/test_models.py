@@ -200,7 +200,7 @@ def test_a_convolutional_transformers_model_from_a_folder(tmp_path, cache):
         -len(outputs(encoder, "maps")) :
     ]
     (tmp_path / "net" / "model.safetensors").unlink()
-    with pytest.raises(UserError, match="holds no .safetensors"):
+    with pytest.raises(UserError, match=r"holds no \.safetensors"):
         resolve(f"hf:{tmp_path / 'net'}", cache=cache)
     with pytest.raises(UserError, match="neither a folder nor in the local cache"):
         resolve("hf:nobody/nothing", cache=cache)
