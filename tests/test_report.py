@@ -125,9 +125,15 @@ def test_it_says_what_was_computed(explored, whole):
     results = explored[0]
     shown = Page(whole.read_text())
     best = gather.trial_by_id(results, results["recommended"])
-    assert f"Use {gather.trial_name(best)}: AUC {best['scores']['auc']['value']:.3f}" in shown.text
+    assert (
+        f"Use {gather.trial_name(best).replace('_', ' ')}: AUC {best['scores']['auc']['value']:.3f}"
+        in shown.text
+    )
     assert results["reason"] in shown.text
     assert results["repeat"] in shown.text
+    labels = re.findall(r'<label for="look-(\d)">([^<]*)</label>', whole.read_text())
+    assert labels[0] == ("1", page.look_name(best))
+    assert len({name for _, name in labels}) == len(labels) > 2
     for row in results["trials"]:
         assert words.decimal(row["scores"]["auc"]) in shown.text
     table = next(i for i, (_, a) in enumerate(shown.elements) if a.get("id") == "results-table")
@@ -394,7 +400,9 @@ def test_numbers_in_words():
     assert words.seconds(0.0001) == "< 1 ms"
     assert words.seconds(0.25) == "250 ms"
     assert words.seconds(61) == "1 min 1 s"
-    assert words.seconds(59.7) == "1 min 0 s"
+    assert words.seconds(59.7) == "1 min"
+    assert words.seconds(610) == "10 min 10 s"
+    assert words.seconds(1) == "1 s"
     assert words.seconds(7500) == "2 h 5 min"
     assert words.count(1280) == "1,280"
     assert words.count(21_300_000) == "21.3 M"

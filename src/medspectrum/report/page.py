@@ -90,6 +90,7 @@ def render(template: str, context: Mapping[str, Any]) -> str:
         percent=words.percent,
         score_name=words.score_name,
         plain=words.plain,
+        facts_line=words.facts_line,
         number=words.number,
         bounds=words.bounds,
     )
@@ -134,11 +135,13 @@ def _methods_that_are_controls(found: Sequence[gather.Group]) -> dict[str, bool]
 
 
 def _chosen_trials(results: Mapping[str, Any], recommended: gather.Trial | None) -> list[gather.Trial]:
-    """The recommended trial, then the front, as far as a reader looks."""
+    """The recommended trial, then the front from its dear end, as far as a reader looks."""
     found = [recommended] if recommended else []
-    found += [t for name in results.get("front") or () if (t := gather.trial_by_id(results, name))]
-    by_group = {look_name(trial): trial for trial in reversed(found)}
-    return list(reversed(by_group.values()))[: CLOSER_LOOKS + 1]
+    front = [t for name in results.get("front") or () if (t := gather.trial_by_id(results, name))]
+    by_name: dict[str, gather.Trial] = {}
+    for trial in [*found, *reversed(front)]:
+        by_name.setdefault(look_name(trial), trial)
+    return list(by_name.values())[: CLOSER_LOOKS + 1]
 
 
 def look_name(trial: gather.Trial) -> str:
@@ -176,16 +179,15 @@ def _dash(style: Any) -> str:
 
 def _table(results: Mapping[str, Any], found: Sequence[gather.Group], primary: str) -> dict[str, Any]:
     """One row per trial, or per group where there are too many trials for a page."""
-    trials = list(results.get("trials") or ())
+    trials: list[gather.Trial] = list(results.get("trials") or ())
     grouped = len(trials) > TABLE_LIMIT
     rows = [g.best for g in found] if grouped else trials
     front = set(results.get("front") or ())
     scores = gather.in_order([key for trial in trials for key in trial.get("scores") or {}])
     known = [words.number(gather.primary_score(t, primary)) for t in rows]
-    values = [v for v in known if v is not None]
+    values: list[float] = [v for v in known if v is not None]
     for trial in rows:
-        ends = words.bounds(gather.primary_score(trial, primary))
-        values += [] if ends is None else list(ends)
+        values += list(words.bounds(gather.primary_score(trial, primary)) or [])
     rank = [-1.0 if v is None else v for v in known]
     order = sorted(range(len(rows)), key=lambda i: (gather.is_control(rows[i]), -rank[i]))
     return {

@@ -29,6 +29,7 @@ AXES = (
     Axis("ms_per_prediction", "Prediction time", "milliseconds per prediction", words.milliseconds),
 )
 TOOLTIP_LIMIT = 400
+ROUND_SECONDS = (1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1, 10, 60, 600, 3600, 36_000, 360_000)
 
 
 def method_looks(methods: Sequence[str], controls: Mapping[str, bool]) -> dict[str, tuple[str, Any]]:
@@ -47,9 +48,9 @@ def method_looks(methods: Sequence[str], controls: Mapping[str, bool]) -> dict[s
 def model_marks(models: Sequence[str]) -> dict[str, str]:
     """Marker shape of each model; a random twin keeps its model's shape (and is drawn hollow)."""
     marks: dict[str, str] = {}
-    for model in in_order([name.removesuffix("-random") for name in models]):
+    for model in in_order([name.removesuffix("-random") for name in models if name]):
         marks[model] = MARKERS[len(marks) % len(MARKERS)]
-    return {name: marks[name.removesuffix("-random")] for name in models}
+    return {name: marks[name.removesuffix("-random")] for name in models if name}
 
 
 def tooltip(group: Group, axis: Axis, primary: str) -> str:
@@ -171,7 +172,7 @@ def _label_recommended(axes: Any, points: Sequence[tuple[Group, float]], *, narr
 
 
 def _dress(axes: Any, axis: Axis, points: Any, *, floor: float, zero: bool) -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, ScalarFormatter
+    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator, ScalarFormatter
 
     low, high = min(x for _, x in points), max(x for _, x in points)
     if high <= low:
@@ -179,8 +180,11 @@ def _dress(axes: Any, axis: Axis, points: Any, *, floor: float, zero: bool) -> N
     margin = (high / low) ** 0.06
     axes.set_xlim(low / margin, high * margin)
     few = high / low < 30
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,), numticks=12))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    if axis.key.endswith("_seconds") and not few:
+        axes.xaxis.set_major_locator(FixedLocator([s for s in ROUND_SECONDS if s >= low / margin]))
+    else:
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,), numticks=12))
+    axes.xaxis.set_minor_locator(NullLocator())
 
     def write(x: float, _: Any) -> str:
         return "0" if zero and x < floor * 1.01 else axis.write(x)

@@ -82,13 +82,13 @@ def seconds(value: Any) -> str:
     if found < 1:
         return f"{found * 1000:.0f} ms"
     if found < 10:
-        return f"{found:.1f} s"
+        return f"{found:.1f} s".replace(".0 ", " ")
     whole = round(found)
     if whole < 60:
         return f"{whole} s"
     if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+        return f"{whole // 60} min {whole % 60} s".replace(" 0 s", "")
+    return f"{whole // 3600} h {whole % 3600 // 60} min".replace(" 0 min", "")
 
 
 def milliseconds(value: Any) -> str:
@@ -151,3 +151,16 @@ def plain(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(plain(item) for item in value)
     return str(value)
+
+
+def facts_line(value: Any) -> str:
+    """What describe says of sizes, spacing or modalities, in one line for the page."""
+    if not isinstance(value, Mapping):
+        return plain(value)
+    if value.get("common"):
+        shown = ", ".join(f"{size} ({count(n)})" for size, n in list(value["common"].items())[:5])
+        different = number(value.get("different")) or 0
+        return shown if different <= 1 else f"{shown}; {count(different)} different"
+    if number(value.get("known")) == 0:
+        return "not known"
+    return ", ".join(f"{key} {plain(item)}" for key, item in value.items())
