@@ -30,14 +30,19 @@ def network(tmp_path_factory):
     return timm_names.tiny(cache=tmp_path_factory.mktemp("cache"))
 
 
-@pytest.fixture(params=sorted(METHODS))
+def marks(name):
+    """Methods that train a network take seconds a check."""
+    return pytest.mark.slow if METHODS[name].facts["trains"] in ("part", "network") else ()
+
+
+@pytest.fixture(params=[pytest.param(name, marks=marks(name)) for name in sorted(METHODS)])
 def entry(request):
     return METHODS[request.param]
 
 
 @pytest.fixture
 def model(entry, request):
-    if not entry.facts["needs_model"] if "needs_model" in entry.facts else False:
+    if not entry.facts.get("needs_model", True):
         return None
     if entry.facts["trains"] in ("part", "network"):
         return request.getfixturevalue("network")
