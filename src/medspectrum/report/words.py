@@ -128,6 +128,8 @@ def percent(value: Any) -> str:
     found = number(value)
     if found is None:
         return NONE
+    if 0.995 <= found < 1:
+        return "> 99 %"
     return f"{100 * found:.1f} %" if 0 < abs(found) < 0.1 else f"{100 * found:.0f} %"
 
 
