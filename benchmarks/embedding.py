@@ -32,7 +32,7 @@ from medspectrum.formats import raster
 from medspectrum.models import resolve
 from medspectrum.store import digest, write_json
 
-MODELS = {"efficientnet-lite0": 5.5, "dinov2-s-derived": 2.4}
+MODELS = {"efficientnet-lite0": 5.5, "timm:vit_small_patch14_dinov2-random": 2.4, "dinov2-s-derived": 2.4}
 BASELINE = "timm eager, batch 16"
 
 
