@@ -23,6 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 
 _FLOAT32_ABOVE = 40_000_000  # features (n x d): beyond this they stay float32, 1e-6 is near enough there
+_FLOAT32_TOLERANCE = 1e-6  # a fit that need not be nearer is done in float32 where cases outnumber features
 _BATCH_ENTRIES = 4_000_000  # logits held at once: 32 MB an array
 _MOST_NEWTON_STEPS = 60
 _MOST_CG_STEPS = 250
@@ -114,7 +115,7 @@ def logistic(
         scale = weights.sum(axis=1, keepdims=True) / total.sum()
         basis = Basis(rows=basis.rows, spread=basis.spread * scale, back=basis.back)
     else:
-        kind = np.float32 if n * d > _FLOAT32_ABOVE else np.float64
+        kind = np.float32 if n * d > _FLOAT32_ABOVE or tolerance >= _FLOAT32_TOLERANCE else np.float64
         mean = total @ features.astype(kind, copy=False) / total.sum()
         centred = features.astype(kind) - mean.astype(kind)
         basis = _covariance_basis(centred, weights)
@@ -171,9 +172,10 @@ def _covariance_basis(centred: np.ndarray, weights: np.ndarray) -> Basis:
     for first in range(0, len(centred), 8192):  # so that no second copy of the features is made
         some = centred[first : first + 8192]
         covariance += some.T @ (some * total[first : first + 8192, None].astype(some.dtype))
-    spread, axes = np.linalg.eigh(covariance / len(weights))
+    # Axes for a preconditioner need not be exact.
+    spread, axes = np.linalg.eigh((covariance / len(weights)).astype(np.float32))
     scale = weights.sum(axis=1, keepdims=True) / total.sum() * len(weights)
-    return Basis(rows=centred[None], spread=np.maximum(spread, 0.0) * scale, axes=axes)
+    return Basis(rows=centred[None], spread=np.maximum(spread, 0.0) * scale, axes=axes.astype(centred.dtype))
 
 
 def _targets(labels: np.ndarray, classes: int) -> np.ndarray:
@@ -349,7 +351,15 @@ class _Step:
 
 
 def _product(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """(P, a, m, c) left (P or 1, a, b) times right (P, b, m, c), one matrix product a problem."""
+    """(P, a, m, c) left (P or 1, a, b) times right (P, b, m, c), one matrix product a problem.
+
+    A left side that all share is read once, for the columns of all problems together.
+    """
+    if len(left) == 1 and len(right) > 1:
+        p, b, m, c = right.shape
+        side = right.transpose(1, 0, 2, 3).reshape(b, -1).astype(left.dtype, copy=False)
+        both = (left[0] @ side).reshape(-1, p, m, c).transpose(1, 0, 2, 3)
+        return np.ascontiguousarray(both, dtype=np.float64)
     flat = right.reshape(*right.shape[:2], -1)
     found = np.matmul(left, flat.astype(left.dtype, copy=False))
     return found.reshape(*found.shape[:2], *right.shape[2:]).astype(np.float64, copy=False)

@@ -27,6 +27,7 @@ from medspectrum.registry import method
 
 PENALTIES = tuple(10.0**e for e in (1, 0.5, 0, -0.5, -1, -1.5, -2, -3))
 DEFAULT_PENALTY = 0.1  # where no patient can be held out
+_CHOICE_TOLERANCE = 1e-5  # of the fits that only choose; the one that is kept is exact
 _ONE_FOLD_ABOVE = 20_000  # cases: a fifth of them is plenty to choose by
 
 
@@ -79,7 +80,9 @@ def _fit(given: Labelled, penalty: float | None, seed: int) -> tuple[np.ndarray,
     else:
         used = range(1 if len(labels) > _ONE_FOLD_ABOVE else fold.max() + 1)
         learned = np.array([np.where(fold == i, 0.0, balance) for i in used])
-        fits, logits = logistic(rows, labels, classes=k, penalties=penalties, weights=learned)
+        fits, logits = logistic(
+            rows, labels, classes=k, penalties=penalties, weights=learned, tolerance=_CHOICE_TOLERANCE
+        )
         held = [_held_out(fold, labels, i) for i in used]
         where = np.concatenate(held)
         outer = np.concatenate([logits[i][:, rows_] for i, rows_ in enumerate(held)], axis=1)
