@@ -29,6 +29,7 @@ AXES = (
     Axis("ms_per_prediction", "Prediction time", "milliseconds per prediction", words.milliseconds),
 )
 TOOLTIP_LIMIT = 400
+FINE_SECONDS = (1, 3, 10, 30, 60, 180, 600, 1800, 3600, 10_800, 36_000, 86_400)
 ROUND_SECONDS = (1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1, 10, 60, 600, 3600, 36_000, 360_000)
 
 
@@ -217,7 +218,8 @@ def _dress(axes: Any, axis: Axis, points: Any, scores: Sequence[float], *, floor
     axes.set_xlim(low / margin, high * margin)
     few = high / low < 30
     if axis.key.endswith("_seconds") and not few:
-        axes.xaxis.set_major_locator(FixedLocator([s for s in ROUND_SECONDS if s >= low / margin]))
+        ticks = FINE_SECONDS if high / low < 300 and low > 0.5 else ROUND_SECONDS
+        axes.xaxis.set_major_locator(FixedLocator([s for s in ticks if s >= low / margin]))
     else:
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,), numticks=12))
     axes.xaxis.set_minor_locator(NullLocator())
