@@ -57,13 +57,13 @@ def test_interval_agrees_with_a_plain_loop():
     metrics = pytest.importorskip("sklearn.metrics")
     rng = np.random.default_rng(5)
     drawn = []
-    for _ in range(3000):
+    for _ in range(1000):
         rows = rng.integers(120, size=120)
         drawn.append(metrics.roc_auc_score(truth[rows], probabilities[rows, 1]))
     low, high = np.quantile(drawn, [0.025, 0.975])
     found = intervals(probabilities, truth, [str(i) for i in range(120)], scores=["auc"], resamples=3000)
-    assert found["auc"]["low"] == pytest.approx(low, abs=0.012)
-    assert found["auc"]["high"] == pytest.approx(high, abs=0.012)
+    assert found["auc"]["low"] == pytest.approx(low, abs=0.015)
+    assert found["auc"]["high"] == pytest.approx(high, abs=0.015)
 
 
 def test_coverage_of_accuracy_is_near_95_percent():

@@ -88,6 +88,21 @@ def test_equal_calls_give_equal_bits(n, d):
         np.testing.assert_array_equal(first[1], again[1])
 
 
+@pytest.mark.parametrize(("n", "d"), [(100, 600), (500, 200)])
+def test_the_number_of_threads_does_not_change_a_bit(n, d):
+    limits = pytest.importorskip("threadpoolctl").threadpool_limits
+    rows, labels = made(n, d, 2)
+    found = []
+    for threads in (1, 2):
+        with limits(threads, user_api="blas"):
+            fits, _ = solvers.logistic(rows, labels, classes=2, penalties=PENALTIES)
+            found.append(
+                (fits[0].weights, closed.ridge(rows, closed.class_targets(labels, 2), penalties=[1.0])[1])
+            )
+    np.testing.assert_array_equal(found[0][0], found[1][0])
+    np.testing.assert_array_equal(found[0][1], found[1][1])
+
+
 def test_separable_cases_and_a_weak_penalty_come_to_an_end():
     rows, labels = made(40, 400, 2)
     fits, logits = solvers.logistic(rows, labels, classes=2, penalties=[1e-8])

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from medspectrum.engine.solvers import LinearFits
+from medspectrum.engine.threads import one_blas_thread
 
 _CHUNK_ENTRIES = 8_000_000
 
@@ -50,6 +51,7 @@ def ridge_batch(
     return found.reshape(p, n, m, -1).transpose(0, 2, 1, 3), middle[:, 0]
 
 
+@one_blas_thread
 def ridge(
     features: np.ndarray,
     targets: np.ndarray,

@@ -22,6 +22,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from medspectrum.engine.threads import one_blas_thread
+
 _FLOAT32_ABOVE = 40_000_000  # features (n x d): beyond this they stay float32, 1e-6 is near enough there
 _FLOAT32_TOLERANCE = 1e-6  # a fit that need not be nearer is done in float32 where cases outnumber features
 _BATCH_ENTRIES = 4_000_000  # logits held at once: 32 MB an array
@@ -90,6 +92,7 @@ def gram_basis(grams: np.ndarray, weights: np.ndarray) -> Basis:
     return Basis(rows=np.matmul(centred, back), spread=np.where(real, spread, 0.0), back=back)
 
 
+@one_blas_thread
 def logistic(
     features: np.ndarray,
     labels: np.ndarray,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from medspectrum.case import Case, Model, Task
+from medspectrum.engine.threads import one_blas_thread
 from medspectrum.errors import UserError
 from medspectrum.methods._features import case_features
 from medspectrum.methods._probabilities import softmax, spread_to_all
@@ -38,6 +39,7 @@ class LinearHead:
         """Weights and intercepts."""
         return self.weights.size + self.intercepts.size
 
+    @one_blas_thread
     def predict(self, cases: Sequence[Case]) -> np.ndarray:
         """(n, k) float64 probabilities."""
         rows = case_features(self.model, cases, width=len(self.weights))

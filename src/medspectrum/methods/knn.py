@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from medspectrum.case import Case, Model, Task
+from medspectrum.engine.threads import one_blas_thread
 from medspectrum.errors import UserError
 from medspectrum.methods._features import case_features
 from medspectrum.methods._head import labelled_cases
@@ -34,6 +35,7 @@ class Neighbours:
     neighbours: int
     trained_parameters: int = 0
 
+    @one_blas_thread
     def predict(self, cases: Sequence[Case]) -> np.ndarray:
         """(n, k) shares of the votes."""
         asked = _directions(case_features(self.model, cases, width=len(self.mean)), self.mean)
@@ -64,6 +66,7 @@ def _restore(model: Model, arrays: dict[str, np.ndarray], settings: dict[str, An
 
 
 @method("knn", trains="nothing", cost=0, restore=_restore, needs_model=True)
+@one_blas_thread
 def knn(
     model: Model, cases: Sequence[Case], task: Task, *, seed: int = 0, neighbours: int | None = None
 ) -> Neighbours:

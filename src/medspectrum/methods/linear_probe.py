@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from medspectrum.case import Case, Model, Task
+from medspectrum.engine.threads import one_blas_thread
 from medspectrum.errors import UserError
 from medspectrum.methods._folds import patient_folds
 from medspectrum.methods._head import Labelled, LinearHead, labelled_cases, only_class, restore_linear
@@ -32,6 +33,7 @@ _ONE_FOLD_ABOVE = 20_000  # cases: a fifth of them is plenty to choose by
 
 
 @method("linear_probe", trains="head", cost=0, restore=restore_linear, needs_model=True)
+@one_blas_thread
 def linear_probe(
     model: Model,
     cases: Sequence[Case],

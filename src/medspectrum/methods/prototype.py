@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from medspectrum.case import Case, Model, Task
+from medspectrum.engine.threads import one_blas_thread
 from medspectrum.methods._features import case_features
 from medspectrum.methods._folds import patient_folds
 from medspectrum.methods._head import Labelled, labelled_cases
@@ -41,6 +42,7 @@ class Prototypes:
         """The prototypes and their centre."""
         return self.directions.size + self.centre.size
 
+    @one_blas_thread
     def predict(self, cases: Sequence[Case]) -> np.ndarray:
         """(n, k) float64 probabilities."""
         rows = case_features(self.model, cases, width=len(self.centre))
@@ -71,6 +73,7 @@ def _restore(model: Model, arrays: dict[str, np.ndarray], settings: dict[str, An
 
 
 @method("prototype", trains="head", cost=0, restore=_restore, needs_model=True)
+@one_blas_thread
 def prototype(model: Model, cases: Sequence[Case], task: Task, *, seed: int = 0) -> Prototypes:
     """The nearest class mean by cosine of centred features, its temperature from held-out patients."""
     given = labelled_cases(model, cases, task)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from medspectrum.case import Case, Model, Task
+from medspectrum.engine.threads import one_blas_thread
 from medspectrum.errors import UserError
 from medspectrum.methods._head import LinearHead, labelled_cases, only_class, restore_linear
 from medspectrum.methods._probabilities import fit_temperature
@@ -25,6 +26,7 @@ _LOGIT = 3.0  # a score of 1 is this logit before the temperature: 95 % for two 
 
 
 @method("ridge", trains="head", cost=0, restore=restore_linear, needs_model=True)
+@one_blas_thread
 def ridge(
     model: Model,
     cases: Sequence[Case],
