@@ -137,7 +137,7 @@ def fit(
     warm_up: float = 0.1,
     clip: float = 1.0,
     average: float = 0.98,
-    looks: int = 5,
+    looks: int = 4,
     patience: int = 3,
     augment: Augment | None = None,
     max_seconds: float | None = None,

@@ -21,7 +21,9 @@ from medspectrum import augment as augmentation
 from medspectrum.case import Case, LazyImage, Task
 from medspectrum.engine import eager, openvino, solvers, train
 from medspectrum.errors import UserError
-from medspectrum.methods import _structure
+from medspectrum.methods import _structure, linear_probe
+from medspectrum.methods._head import Labelled
+from medspectrum.methods._scale import scale_features
 
 if TYPE_CHECKING:
     import torch
@@ -32,9 +34,11 @@ Change = Callable[..., None]
 """(network, encoder, **structure): freezes, adds parts, and marks by ``requires_grad`` what learns."""
 
 MOST_PICTURES = 8  # pictures of one case that are trained and predicted on: slices, views
-PENALTIES = tuple(float(p) for p in np.logspace(-1, 4, 11))
-FOLDS = 5
 VALIDATION_FRACTION = 0.15
+MOST_VALIDATION_CASES = 400  # more would cost time at every look and decide little
+CAUTIOUS_BELOW = 200
+"""Labelled cases: with fewer, the learning rates fall with the root of their number, as the gradient's
+direction is known that much worse and AdamW's steps do not shrink with it."""
 LEAST_PATIENTS_TO_HOLD_OUT = 30  # per class; below, an inner validation part says little and costs much
 
 
@@ -118,7 +122,7 @@ def tune(
     weight_decay: float = 0.01,
     epochs: float = 4.0,
     least_steps: int = 30,
-    most_steps: int = 600,
+    most_steps: int = 200,
     batch_cases: int = 32,
     loss: str = "balanced",
     smoothing: float = 0.05,
@@ -150,15 +154,20 @@ def tune(
         torch.manual_seed(seed)
         module = _assemble(model, change, settings)
     if from_probe:
-        _start_from_probe(module, model, cases, targets, groups, len(present), seed)
+        _start_from_probe(module, model, cases, targets, present, seed)
     settings["steps"] = 0
     if len(present) > 1:
         inputs = train.Inputs(lambda i: pictures(model, cases[i], count), len(cases))
         if not from_probe:
-            _centre_features(module, inputs)
+            _centre_features(module, inputs, targets)
         training, validation = train.hold_out(
-            targets, groups, fraction=VALIDATION_FRACTION, seed=seed, least_groups=LEAST_PATIENTS_TO_HOLD_OUT
+            targets,
+            groups,
+            fraction=min(VALIDATION_FRACTION, MOST_VALIDATION_CASES / len(cases)),
+            seed=seed,
+            least_groups=LEAST_PATIENTS_TO_HOLD_OUT,
         )
+        trust = min(1.0, (len(cases) / CAUTIOUS_BELOW) ** 0.5) if from_probe else 1.0
         body = [p for n, p in module.named_parameters() if p.requires_grad and not n.startswith("head.")]
         fitted = train.fit(
             module,
@@ -166,8 +175,8 @@ def tune(
             targets,
             classes=len(present),
             rates=[
-                train.Rate(body, learning_rate, weight_decay),
-                train.Rate(list(module.head.parameters()), head_learning_rate, weight_decay),
+                train.Rate(body, trust * learning_rate, weight_decay),
+                train.Rate(list(module.head.parameters()), trust * head_learning_rate, weight_decay),
             ],
             steps=train.number_of_steps(
                 len(training), batch_cases, epochs=epochs, least_steps=least_steps, most_steps=most_steps
@@ -286,44 +295,34 @@ def _assemble(model: Encoder, change: Change, settings: dict[str, Any]) -> Any:
                 seen = (seen + self.features(batch.flip(-1))) / 2
             return self.head((seen - self.feature_mean) * self.feature_scale)
 
-    return Tuned().eval()
+    return Tuned().eval().to(memory_format=torch.channels_last)
 
 
-def _set_standard(module: Any, features: np.ndarray) -> None:
-    """Let each feature have mean 0 and spread 1 over these cases before it meets the head."""
+def _set_standard(module: Any, features: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Centre and scale the features before the head, as the linear probe does; gives mean and factor."""
     import torch
 
-    spread = features.std(axis=0)
-    floor = max(1e-3 * float(np.median(spread)), 1e-6)
-    scale = np.where(spread > floor, 1.0 / np.maximum(spread, floor), 0.0)
-    module.feature_mean.copy_(torch.from_numpy(features.mean(axis=0).astype(np.float32)))
-    module.feature_scale.copy_(torch.from_numpy(scale.astype(np.float32)))
+    balanced = solvers.class_weights(targets, int(targets.max()) + 1)
+    mean, factor = scale_features(features, targets, balanced)
+    module.feature_mean.copy_(torch.from_numpy(mean.astype(np.float32)))
+    module.feature_scale.copy_(torch.from_numpy(factor.astype(np.float32)))
+    return mean, factor
 
 
-def _centre_features(module: Any, inputs: train.Inputs) -> None:
+def _centre_features(module: Any, inputs: train.Inputs, targets: np.ndarray) -> None:
+    """The same for a network whose features are not in the cache, from at most 256 cases."""
     import torch
 
-    seen = []
+    some = np.random.default_rng(0).permutation(len(inputs))[:256]
     with torch.inference_mode():
-        for place in range(min(len(inputs), 256)):
-            seen += [module.features(inputs.take([place]))]
-    _set_standard(module, torch.cat(seen).numpy())
+        seen = torch.cat([module.features(inputs.take([place])) for place in some])
+    _set_standard(module, seen.numpy().astype(np.float64), np.unique(targets[some], return_inverse=True)[1])
 
 
 def _start_from_probe(
-    module: Any,
-    model: Encoder,
-    cases: Sequence[Case],
-    targets: np.ndarray,
-    groups: np.ndarray,
-    classes: int,
-    seed: int,
+    module: Any, model: Encoder, cases: Sequence[Case], targets: np.ndarray, present: np.ndarray, seed: int
 ) -> None:
-    """Put the logistic probe on the unchanged network's features into the head.
-
-    The penalty is chosen by the log-loss on left-out patients; where patients are too few for that, a middle
-    one is taken.
-    """
+    """Put the linear probe on the unchanged network's features into the head."""
     import torch
 
     images: list[LazyImage] = []
@@ -332,53 +331,23 @@ def _start_from_probe(
         for role in sorted(case.images):
             images.append(case.images[role])
             owners.append(place)
-    rows = model.embed(images).pooled.astype(np.float64)
-    features = np.zeros((len(cases), rows.shape[1]))
+    rows = model.embed(images).pooled
+    features = np.zeros((len(cases), rows.shape[1]), dtype=np.float64)
     np.add.at(features, owners, rows)
     features /= np.bincount(owners, minlength=len(cases))[:, None]
-    _set_standard(module, features)
-    if classes < 2:
+    mean, factor = _set_standard(module, features, targets)
+    if len(present) < 2:
         return
-    mean, scale = (b.numpy() for b in (module.feature_mean, module.feature_scale))
-    ready = (features - mean) * scale
-    weight, bias = _probe(ready, targets, groups, classes, seed)
-    with torch.no_grad():
-        module.head.weight.copy_(torch.from_numpy(weight))
-        module.head.bias.copy_(torch.from_numpy(bias))
-
-
-def _probe(
-    features: np.ndarray, targets: np.ndarray, groups: np.ndarray, classes: int, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """(classes, d) and (classes,) of the class-balanced logistic regression, penalty chosen by patient."""
-    balanced = solvers.class_weights(targets, classes)
-    # each feature has spread 1, so the strength of a penalty depends on their number
-    penalties = np.array(PENALTIES) * features.shape[1] / 1000
-    fold_of = np.random.default_rng(seed).permutation(groups.max() + 1)[groups] % FOLDS
-    weightings, judged = [balanced], []
-    for fold in range(FOLDS):
-        out = fold_of == fold
-        if out.any() and len(np.unique(targets[~out])) == classes:
-            judged.append(out)
-            weightings.append(balanced * ~out)
-    fits, logits = solvers.logistic(
-        features, targets, classes=classes, penalties=penalties, weights=np.stack(weightings), tolerance=1e-6
-    )
-    best = len(penalties) // 2
-    if judged:
-        lost = np.zeros(len(penalties))
-        for out, found in zip(judged, logits[1:], strict=True):
-            held = found[:, out]
-            if classes == 2:
-                held = np.concatenate([np.zeros_like(held), held], axis=2)
-            held = held - held.max(axis=2, keepdims=True)
-            true = np.take_along_axis(held, targets[out][None, :, None], axis=2)[..., 0]
-            lost += ((np.log(np.exp(held).sum(axis=2)) - true) * balanced[out]).sum(axis=1)
-        best = int(lost.argmin())
-    weight, bias = fits[0].weights[best].T, fits[0].intercepts[best]
-    if classes == 2:  # one logit for the second class, shared between the two outputs
+    patients = [case.patient for case in cases]
+    given = Labelled(features.astype(np.float32), targets, present, patients, ())
+    weights, intercepts, _ = linear_probe._fit(given, None, seed)
+    bias = intercepts + mean @ weights
+    weight = weights.T / factor
+    if len(present) == 2:  # one logit for the second class, shared between the two outputs
         weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
-    return weight.astype(np.float32), bias.astype(np.float32)
+    with torch.no_grad():
+        module.head.weight.copy_(torch.from_numpy(weight.astype(np.float32)))
+        module.head.bias.copy_(torch.from_numpy(bias.astype(np.float32)))
 
 
 def _predictor(model: Encoder, module: Any, settings: dict[str, Any], *, statistics: bool) -> TunedPredictor:
@@ -386,7 +355,7 @@ def _predictor(model: Encoder, module: Any, settings: dict[str, Any], *, statist
     kept = {**learned, "feature_mean": module.feature_mean, "feature_scale": module.feature_scale}
     if statistics:
         kept.update({n: b for n, b in module.named_buffers() if n.endswith(("running_mean", "running_var"))})
-    arrays = {n: t.detach().numpy().copy() for n, t in kept.items()}
+    arrays = {n: np.array(t.detach().numpy(), order="C") for n, t in kept.items()}
     trained = sum(p.numel() for p in learned.values())
     return TunedPredictor(tuple(settings["classes"]), trained, model, module, arrays, settings)
 

@@ -26,7 +26,7 @@ def full(
     task: Task,
     *,
     seed: int = 0,
-    learning_rate: float = 1e-4,
+    learning_rate: float = 5e-5,
     **training: Unpack[_tuned.Training],
 ) -> Predictor:
     """Train every weight and the head; batch normalisation keeps its statistics.

@@ -35,7 +35,7 @@ def scratch(
 
     learning_rate: peak, for what learns in the network. training: see ``_tuned.Training``.
     """
-    longer: _tuned.Training = {"epochs": 12.0, "least_steps": 60, "most_steps": 1200, "weight_decay": 0.05}
+    longer: _tuned.Training = {"epochs": 12.0, "least_steps": 60, "most_steps": 600, "weight_decay": 0.05}
     return _tuned.tune(
         model,
         cases,
