@@ -25,7 +25,7 @@ def run_console(example) -> None:
 
     ``# exit code N`` at the end of a line says that it ends with N instead of 0.
     """
-    source = str(example.parsed)
+    source = str(example.parsed).replace("\\\n", " ")
     for block in source.split("$ ")[1:]:
         command, *expected = block.strip().split("\n")
         command, _, code = command.partition("# exit code")

@@ -14,6 +14,7 @@ from medspectrum.report import words
 from medspectrum.report.figure import canvas, colour, svg
 
 MATRIX_LIMIT = 14
+NAMED_LIMIT = 40
 CONFUSIONS_SHOWN = 15
 
 
@@ -111,13 +112,19 @@ def _confusion_picture(shares: np.ndarray, classes: Sequence[str]) -> str:
     rows, columns = np.nonzero(shares)
     with canvas(560, 560) as figure:
         axes = figure.subplots()
-        side = 330 / k
+        named = k <= NAMED_LIMIT
+        if named:
+            figure.subplots_adjust(left=0.29, bottom=0.29, right=0.98, top=0.98)
+            names = [_short(name, 20) for name in classes]
+            axes.set_xticks(range(k), names, rotation=90, fontsize=10)
+            axes.set_yticks(range(k), names, fontsize=10)
+        side = (380 if named else 470) / k
         for right, tint in ((True, "accent"), (False, "series-2")):
             chosen = (rows == columns) == right
             axes.scatter(
                 columns[chosen],
                 rows[chosen],
-                s=np.maximum(shares[rows[chosen], columns[chosen]], 0.02) * side**2,
+                s=np.maximum(shares[rows[chosen], columns[chosen]], 0.02) * (0.8 * side) ** 2,
                 color=colour(tint),
                 linewidths=0,
                 alpha=0.85,
@@ -125,7 +132,7 @@ def _confusion_picture(shares: np.ndarray, classes: Sequence[str]) -> str:
         axes.set_xlim(-0.7, k - 0.3)
         axes.set_ylim(k - 0.3, -0.7)
         axes.set_aspect("equal")
-        axes.set_xlabel("answered class (in the order of the table)")
+        axes.set_xlabel("answered class" if named else "answered class (number in the table above)")
         axes.set_ylabel("true class")
         return svg(figure, name=f"confusion-{k}", label=f"Confusion of {k} classes")
 
