@@ -424,7 +424,12 @@ def test_the_evaluation_report(tmp_path, run):
     judged = {key: best[key] for key in ("scores", "per_class", "per_centre")}
     path = report.write_evaluation(
         tmp_path / "e.html",
-        {"task": results["task"], "predictor": {"name": "knn on pca"}, "left_out": [], **judged},
+        {
+            "task": results["task"],
+            "predictor": {"method": "linear_probe", "model": "pca"},
+            "left_out": [],
+            **judged,
+        },
         predictions=predictions[best["id"]],
         thumbnails=thumbnails,
     )
@@ -432,5 +437,6 @@ def test_the_evaluation_report(tmp_path, run):
     assert {"scores", "closer", "examples", "repeat", "glossary"} <= {a.get("id") for _, a in shown.elements}
     assert words.decimal(best["scores"]["accuracy"]) in shown.text
     assert "Confusion" in shown.text
+    assert "linear probe on pca: AUC" in shown.text
     bare = report.write_evaluation(tmp_path / "bare.html", {"task": {}, "scores": {"auc": {"value": None}}})
     assert "no interval" in Page(bare.read_text()).text

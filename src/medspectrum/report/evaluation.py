@@ -23,19 +23,20 @@ def write_evaluation(
     """Write the report of an evaluation to ``path`` and return it.
 
     results: ``task`` (name, primary, classes), ``scores``, ``per_class``, ``per_centre`` as in a trial of
-    results.json; and where known ``data`` (of describe), ``predictor`` (any facts), ``left_out``,
-    ``machine``, ``repeat``. predictions: arrays ``case``, ``patient``, ``centre``, ``truth``,
-    ``probabilities`` as for the main report. thumbnails: PNG bytes by case id.
+    results.json; and where known ``data`` (of describe, or its ``path``), ``predictor`` (facts: ``name``, or
+    ``method`` and ``model``), ``left_out``, ``machine``, ``repeat``. predictions: arrays ``case``, ``patient``,
+    ``centre``, ``truth``, ``probabilities`` as for the main report. thumbnails: PNG bytes by case id.
     """
     classes = [str(name) for name in (results.get("task") or {}).get("classes") or ()]
+    data, predictor = results.get("data") or {}, results.get("predictor") or {}
     context = {
-        "title": str((results.get("data") or {}).get("name") or "data"),
+        "title": str(data.get("name") or data.get("path") or "data"),
         "results": results,
-        "data": results.get("data") or {},
+        "data": data,
         "primary": gather.primary_of(results),
         "look": {
             "trial": results,
-            "name": str((results.get("predictor") or {}).get("name") or "predictor"),
+            "name": str(predictor.get("name") or gather.trial_name(predictor) or "predictor"),
             **answers_context(predictions, classes, thumbnails or {}, name="reliability"),
         },
     }
