@@ -23,9 +23,10 @@ def write_evaluation(
     """Write the report of an evaluation to ``path`` and return it.
 
     results: ``task`` (name, primary, classes), ``scores``, ``per_class``, ``per_centre`` as in a trial of
-    results.json; and where known ``data`` (of describe, or its ``path``), ``predictor`` (facts: ``name``, or
-    ``method`` and ``model``), ``left_out``, ``machine``, ``repeat``. predictions: arrays ``case``, ``patient``,
-    ``centre``, ``truth``, ``probabilities`` as for the main report. thumbnails: PNG bytes by case id.
+    results.json; and where known ``data`` (of describe, or its ``path``), ``predictor`` (``name``, or
+    ``method`` and ``model``), ``left_out``, ``machine``, ``repeat``. predictions: arrays ``case``,
+    ``patient``, ``centre``, ``truth``, ``probabilities`` as for the main report. thumbnails: PNG bytes by
+    case id.
     """
     classes = [str(name) for name in (results.get("task") or {}).get("classes") or ()]
     data, predictor = results.get("data") or {}, results.get("predictor") or {}
