@@ -153,20 +153,21 @@ def tune(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = _assemble(model, change, settings)
+    training, validation = train.hold_out(
+        targets,
+        groups,
+        fraction=min(VALIDATION_FRACTION, MOST_VALIDATION_CASES / len(cases)),
+        seed=seed,
+        least_groups=LEAST_PATIENTS_TO_HOLD_OUT,
+    )
     if from_probe:
-        _start_from_probe(module, model, cases, targets, present, seed)
+        # not on the held-out part, or the start would look better there than it is
+        _start_from_probe(module, model, [cases[i] for i in training], targets[training], present, seed)
     settings["steps"] = 0
     if len(present) > 1:
         inputs = train.Inputs(lambda i: pictures(model, cases[i], count), len(cases))
         if not from_probe:
             _centre_features(module, inputs, targets)
-        training, validation = train.hold_out(
-            targets,
-            groups,
-            fraction=min(VALIDATION_FRACTION, MOST_VALIDATION_CASES / len(cases)),
-            seed=seed,
-            least_groups=LEAST_PATIENTS_TO_HOLD_OUT,
-        )
         trust = min(1.0, (len(cases) / CAUTIOUS_BELOW) ** 0.5) if from_probe else 1.0
         body = [p for n, p in module.named_parameters() if p.requires_grad and not n.startswith("head.")]
         fitted = train.fit(
