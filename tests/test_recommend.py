@@ -69,6 +69,7 @@ def test_the_test_score_decides_nothing():
 def test_only_the_largest_labelled_set_is_recommended_from():
     records = [record("few", 1, 0.99, labels=2, budget="1"), record("full", 2, 0.9)]
     assert recommend(records, "auc", by_value(0.001))[0] == "full"
+    assert pareto_front(records, "auc") == ["full"]
 
 
 def test_nothing_is_recommended_from_controls():

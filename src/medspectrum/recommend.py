@@ -27,13 +27,26 @@ def is_candidate(record: Record) -> bool:
     return record["level"] != "control" and record["method"] not in ("majority", "scratch")
 
 
-def pareto_front(records: Sequence[Record], primary: str) -> list[str]:
-    """Ids of the candidates that no other beats in both processor seconds and validation score."""
-    front, best = [], float("-inf")
-    ranked = sorted(
-        filter(is_candidate, records), key=lambda r: (r["cpu_seconds"], -chosen_on(r, primary), r["id"])
+def on_the_most_labels(records: Sequence[Record], primary: str) -> list[Record]:
+    """The candidates with a validation score that learned from the largest labelled set, cheap first.
+
+    What fewer labels would do is another question, which the learning curves answer: the labels that
+    are there are paid for, and leaving some out makes no predictor safer.
+    """
+    scored = [r for r in records if is_candidate(r) and chosen_on(r, primary) > float("-inf")]
+    most = max((r["labels"] for r in scored), default=0)
+    return sorted(
+        (r for r in scored if r["labels"] == most),
+        key=lambda r: (r["cpu_seconds"], -chosen_on(r, primary), r["id"]),
     )
-    for record in ranked:
+
+
+def pareto_front(records: Sequence[Record], primary: str) -> list[str]:
+    """Ids, cheap first, that no other candidate on the largest labelled set beats in both processor
+    seconds and validation score.
+    """
+    front, best = [], float("-inf")
+    for record in on_the_most_labels(records, primary):
         if chosen_on(record, primary) > best:
             best = chosen_on(record, primary)
             front.append(record["id"])
@@ -43,21 +56,18 @@ def pareto_front(records: Sequence[Record], primary: str) -> list[str]:
 def recommend(records: Sequence[Record], primary: str, difference: Difference) -> tuple[str | None, str]:
     """The id to take and why.
 
-    Among the trials on the largest labelled set, the best on validation is challenged by each cheaper
-    one, cheapest first: the first that is not shown to be worse (95 % interval of the paired difference
-    over patients reaches zero) and loses less than one point is taken instead.
+    The best on validation is challenged by each cheaper one on the front, cheapest first: the first that
+    is not shown to be worse (95 % interval of the paired difference over patients reaches zero) and loses
+    less than one point is taken instead.
     ``difference(a, b)`` gives a minus b in the primary score on validation, with its interval.
     """
-    candidates = [r for r in records if is_candidate(r) and chosen_on(r, primary) > float("-inf")]
-    if not candidates:
+    largest = on_the_most_labels(records, primary)
+    if not largest:
         return None, "No trial with real weights finished, so nothing is recommended."
-    most = max(r["labels"] for r in candidates)
-    largest = [r for r in candidates if r["labels"] == most]
-    best = max(largest, key=lambda r: (chosen_on(r, primary), -r["cpu_seconds"], r["id"]))
-    taken = best
-    for cheaper in sorted(largest, key=lambda r: (r["cpu_seconds"], r["id"])):
-        if cheaper["cpu_seconds"] >= best["cpu_seconds"]:
-            break
+    on_front = set(pareto_front(records, primary))
+    front = [r for r in largest if r["id"] in on_front]
+    best = taken = front[-1]
+    for cheaper in front[:-1]:
         value, low, _ = difference(best, cheaper)
         if low <= 0 and value < MARGIN:
             taken = cheaper

