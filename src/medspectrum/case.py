@@ -149,6 +149,12 @@ class Model(Protocol):
         """Features of the images; level is ``pooled``, ``tokens`` or ``maps``."""
         ...
 
+    def ensure(
+        self, images: Sequence[LazyImage], progress: Callable[[int, int], None] | None = None
+    ) -> list[LeftOut]:
+        """Compute and keep missing features; gives the images that could not be read, with reasons."""
+        ...
+
     def seconds_per_image(self) -> tuple[float, float]:
         """What embedding one image cost here when it was measured: wall and processor seconds."""
         ...

@@ -349,7 +349,7 @@ def _executor(
             yield counted(run_on_dask(runner, client, failed))
     else:
         with (
-            LocalCluster(n_workers=plan.workers, threads_per_worker=1, dashboard_address=None) as local,
+            LocalCluster(n_workers=plan.workers, threads_per_worker=1, dashboard_address=":0") as local,
             Client(local) as client,
         ):
             yield counted(run_on_dask(runner, client, failed))
