@@ -61,6 +61,11 @@ def test_a_dear_one_is_taken_where_its_gain_is_certain_or_large():
     assert "gains 10.0 points" in reason
 
 
+def test_near_perfection_a_point_is_too_much_to_lose():
+    records = [record("cheap", 1, 0.982), record("dear", 40, 0.99)]
+    assert recommend(records, "auc", by_value(0.02))[0] == "dear"
+
+
 def test_the_test_score_decides_nothing():
     records = [record("a", 1, 0.8, test=0.99), record("b", 2, 0.9, test=0.1)]
     assert recommend(records, "auc", by_value(0.001))[0] == "b"

@@ -70,7 +70,7 @@ def _callback(name: str, function: Callable[..., Any]) -> Callable[..., None]:
             from medspectrum.console import show
 
             show(name, result)
-        left_out = result.get("left_out") if isinstance(result, dict) else None
+        left_out = isinstance(result, dict) and (result.get("left_out") or result.get("unreadable"))
         raise typer.Exit(LEFT_OUT if left_out else DONE)
 
     run.__signature__ = inspect.Signature([*required, *others, as_json])  # type: ignore[attr-defined]

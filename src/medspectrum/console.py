@@ -28,8 +28,8 @@ def _table(console: Any, rows: list[dict[str, Any]], columns: dict[str, str]) ->
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in columns.values():
-        table.add_column(title)
+    for key, title in columns.items():
+        table.add_column(title, overflow="fold", no_wrap=key in ("name", "model", "method"))
     for row in rows:
         table.add_row(*(Text(_word(row.get(key))) for key in columns))
     console.print(table)
@@ -60,7 +60,7 @@ def _catalogue(console: Any, rows: list[dict[str, Any]]) -> None:
     if not rows:
         console.print("nothing fits")
         return
-    wanted = ("name", "level", "modality", "organ", "dims", "licence", "commercial_use", "status", "missing")
+    wanted = ("name", "level", "modality", "organ", "dims", "licence", "commercial_use", "status")
     if "level" not in rows[0]:
         wanted = ("name", "trains", "primary", "summary")
     _table(console, rows, {k: k.replace("_", " ") for k in wanted if k in rows[0]})

@@ -22,6 +22,7 @@ from medspectrum.predictor import NO_MODEL
 from medspectrum.progress import Progress, progress_for
 from medspectrum.runner import Runner, run_here, run_on_dask
 from medspectrum.schedule import Config, Dropped, run_schedule, settings_grid
+from medspectrum.suitable import TWIN, suitable_models
 from medspectrum.trial import Trial
 
 TRAINING_PASSES = 100.0  # first guess of a tuned trial's cost, in embeddings of each labelled image
@@ -181,7 +182,6 @@ def _encoders(
 ) -> tuple[dict[str, Any], list[Dropped]]:
     """The models to try, cheap first, each with its random twin; and those left aside with the reason."""
     from medspectrum.models import resolve
-    from medspectrum.suitable import suitable_models
 
     names, reasons = suitable_models(plan, facts)
     skipped = [Dropped(name, "", why) for name, why in reasons.items()]
@@ -212,7 +212,10 @@ def _embed(
 ) -> list[LeftOut]:
     """Compute what features are missing, model by model; a model that would eat the time is left aside."""
     failed: dict[str, LeftOut] = {}
-    for name, encoder in list(encoders.items()):
+    for name in list(encoders):
+        encoder = encoders.get(name)
+        if encoder is None:
+            continue
         begun = time.monotonic()
         missing = encoder.missing(images)
         if spent.limited and name != next(iter(encoders)) and missing > PROBE:
@@ -220,6 +223,7 @@ def _embed(
             expected = encoder.seconds_per_image()[0] * missing
             if expected > EMBEDDING_SHARE * spent.remaining():
                 del encoders[name]
+                encoders.pop(name + TWIN, None)  # a control of nothing controls nothing
                 skipped.append(
                     Dropped(name, "", f"embedding would take about {expected / 60:.1f} min of the time left")
                 )

@@ -125,7 +125,6 @@ def run_schedule(
                 Dropped(config.model, config.method.name, f"in the worse half at {_per_class(rung)}")
             )
         alive = [config for _, config in affordable[:keep]]
-        # A rung is worth its time only if the last one stays within reach.
     done = {(r["model"], r["method"], r["budget"], r["draw"]) for r in records}
     for config in alive:
         for budget in budgets:
@@ -181,5 +180,5 @@ def _out_of_time(config: Config, rung: Budget, expected: float, left: float) -> 
     return Dropped(
         config.model,
         config.method.name,
-        f"{_per_class(rung)} would take about {expected / 60:.1f} min, {max(left, 0) / 60:.1f} min were left",
+        f"{_per_class(rung)} would take about {expected:.0f} s, {max(left, 0):.0f} s were left",
     )
