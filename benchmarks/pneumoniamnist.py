@@ -2,8 +2,9 @@
 
     python benchmarks/pneumoniamnist.py [--methods majority,knn,...] [--budgets 1,5,10,full] [--draws 5]
 
-Runs the main job itself on the bundled data. Validation alone decides what is recommended; test scores are told.
-Features and finished trials are kept in ``--cache``, so a longer list of methods goes on from a shorter one.
+Runs the main job itself on the bundled data. Validation alone decides what is recommended; test scores
+are told. Features and finished trials are kept in ``--cache``: a longer list of methods goes on from a
+shorter one.
 """
 
 from __future__ import annotations
