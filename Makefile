@@ -8,7 +8,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 .PHONY: demo test lint docs benchmarks clean
 
 demo: $(VENV)/.demo
-	$(BIN)/python -m medspectrum.demo --out runs/demo
+	$(BIN)/medspectrum explore data/pneumoniamnist/pneumoniamnist.npz --out runs/demo --budget-minutes 3.5 \
+		--methods majority,knn,prototype,ridge,linear_probe --budgets 1,5,10,full --draws 3
 
 test: $(VENV)/.test
 	bash scripts/system-packages.sh
