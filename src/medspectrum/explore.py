@@ -27,7 +27,8 @@ from medspectrum.trial import Trial
 
 TRAINING_PASSES = 100.0  # first guess of a tuned trial's cost, in embeddings of each labelled image
 PROBE = 32  # images embedded to see how fast a model is here
-EMBEDDING_SHARE = 0.5  # of the time left, at most, goes to embedding by one more model
+EMBEDDING_SHARE = 0.7  # of the time left, at most, goes to embedding by one more model,
+CONTROL_SHARE = 0.3  # or by one more control
 FORMAT = 1
 
 
@@ -221,7 +222,8 @@ def _embed(
         if spent.limited and name != next(iter(encoders)) and missing > PROBE:
             encoder.ensure(images[:PROBE])
             expected = encoder.seconds_per_image()[0] * missing
-            if expected > EMBEDDING_SHARE * spent.remaining():
+            share = CONTROL_SHARE if encoder.card.level == "control" else EMBEDDING_SHARE
+            if expected > share * spent.remaining():
                 del encoders[name]
                 encoders.pop(name + TWIN, None)  # a control of nothing controls nothing
                 skipped.append(

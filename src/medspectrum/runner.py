@@ -11,6 +11,7 @@ from typing import Any
 from medspectrum import trial as trials
 from medspectrum.budgets import Budget, Split
 from medspectrum.case import Model, Task
+from medspectrum.engine.threads import blas_libraries
 from medspectrum.errors import UserError
 from medspectrum.predictor import NO_MODEL
 from medspectrum.trial import Parts, Trial
@@ -97,12 +98,11 @@ class Runner:
 def fixed_threads(threads: int) -> Iterator[None]:
     """Run numerical libraries with a fixed number of threads."""
     import torch
-    from threadpoolctl import threadpool_limits
 
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        with threadpool_limits(limits=threads):
+        with blas_libraries().limit(limits=threads):
             yield
     finally:
         torch.set_num_threads(before)

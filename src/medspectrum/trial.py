@@ -102,7 +102,8 @@ def run_trial(
         )
     with measured() as predicting:
         test = predictor.predict(parts.test)
-    val = predictor.predict(parts.val)
+    with measured() as validating:
+        val = predictor.predict(parts.val)
     effort = _effort(model, parts, fitting, predicting, reads_features=reads_features)
     arrays, _ = predictor.state()
     stored_mb = sum(a.nbytes for a in arrays.values()) / 1e6
@@ -127,7 +128,7 @@ def run_trial(
         "commercial_use": model.card.commercial_use if model else True,
         "level": model.card.level if model else "control",
         "effort": effort,
-        "spent_seconds": fitting.wall_seconds + predicting.wall_seconds,
+        "spent_seconds": fitting.wall_seconds + predicting.wall_seconds + validating.wall_seconds,
         **judged,
         "selection": task.score(val, parts.val, seed=JUDGING_SEED, resamples=0)["scores"],
     }
