@@ -92,6 +92,9 @@ def _explore(console: Any, results: dict[str, Any]) -> None:
     _table(
         console, rows, {"model": "model", "method": "method", "labels": "labels", "score": f"test {primary}"}
     )
+    for row in results["dropped"]:
+        if not row["method"]:
+            console.print(Text(f"not tried: {row['model']} ({row['reason']})", style="yellow"))
     console.print()
     console.print(Text(results["reason"], style="bold"))
     _left_out(console, results)

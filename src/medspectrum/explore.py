@@ -26,7 +26,7 @@ from medspectrum.suitable import TWIN, suitable_models
 from medspectrum.trial import Trial
 
 TRAINING_PASSES = 100.0  # first guess of a tuned trial's cost, in embeddings of each labelled image
-PROBE = 32  # images embedded to see how fast a model is here
+PROBE = 128  # images embedded to see how fast a model is here; fewer would mostly time its start
 EMBEDDING_SHARE = 0.7  # of the time left, at most, goes to embedding by one more model,
 CONTROL_SHARE = 0.3  # or by one more control
 FORMAT = 1
