@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 .PHONY: demo test lint docs benchmarks clean
 
 demo: $(VENV)/.demo
-	$(BIN)/medspectrum explore data/pneumoniamnist/pneumoniamnist.npz --out runs/demo --budget-minutes 3.5 \
+	$(BIN)/medspectrum explore data/pneumoniamnist/pneumoniamnist.npz --out runs/demo --budget-minutes 4.2 \
 		--methods majority,knn,prototype,ridge,linear_probe --budgets 1,5,10,full --draws 3
 
 test: $(VENV)/.test
