@@ -53,14 +53,33 @@ def test_scores_are_json_with_none_where_undefined():
     assert set(found["scores"]) == set(REPORTED)
     assert found["scores"]["auc"]["low"] < found["scores"]["auc"]["value"] < found["scores"]["auc"]["high"]
     assert found["per_class"]["never"]["n"] == 0
-    assert found["per_class"]["never"]["auc"] is None
-    assert found["per_class"]["a"]["sensitivity"] > 0.5
+    assert found["per_class"]["never"]["auc"] == {"value": None, "low": None, "high": None}
+    assert found["per_class"]["a"]["sensitivity"]["value"] > 0.5
     assert set(found["per_centre"]) == {"north", "south", "tiny", "unknown"}
     assert found["per_centre"]["tiny"]["n"] == 3
     assert found["per_centre"]["tiny"]["patients"] == 3
-    assert found["per_centre"]["tiny"]["auc"] is None
-    assert found["per_centre"]["north"]["auc"] > 0.5
+    assert found["per_centre"]["tiny"]["auc"]["value"] is None
+    assert found["per_centre"]["north"]["auc"]["value"] > 0.5
     assert found == task.score(raw / raw.sum(axis=1, keepdims=True), cases, seed=1)
+
+
+def test_details_are_the_same_values_with_intervals_around_them():
+    task = Classify(["a", "b"])
+    rng = np.random.default_rng(3)
+    cases = [case(i, "ab"[i % 2], centre=("north", "south")[i // 2 % 2]) for i in range(80)]
+    raw = rng.random((80, 2)) + 0.3 * np.eye(2)[[task.target(c) for c in cases]]
+    probabilities = raw / raw.sum(axis=1, keepdims=True)
+    plain, detail = task.score(probabilities, cases), task.in_detail(probabilities, cases, seed=1)
+    for kind in ("per_class", "per_centre"):
+        assert set(plain[kind]) == set(detail[kind])
+        for name, row in detail[kind].items():
+            assert row["n"] == plain[kind][name]["n"]
+            assert row["auc"]["value"] == plain[kind][name]["auc"]["value"]
+            assert row["auc"]["low"] < row["auc"]["value"] < row["auc"]["high"]
+    sensitivity = detail["per_class"]["a"]["sensitivity"]
+    spread = (sensitivity["high"] - sensitivity["low"]) / 2
+    binomial = 1.96 * np.sqrt(sensitivity["value"] * (1 - sensitivity["value"]) / 40)
+    assert 0.6 * binomial < spread < 1.6 * binomial
 
 
 def test_no_centre_means_no_table_of_centres():

@@ -52,7 +52,9 @@ def judge(p, truth, patients, places, classes) -> dict:
 
     return {
         "scores": intervals(p, truth, patients, scores=REPORTED, resamples=50, seed=0),
-        "per_class": {c: no_nan(one_class(p, truth, i)) for i, c in enumerate(classes)},
+        "per_class": {
+            c: {"n": int((truth == i).sum()), **no_nan(one_class(p, truth, i))} for i, c in enumerate(classes)
+        },
         "per_centre": {c: centre(np.flatnonzero(places == c)) for c in sorted(set(places)) if c},
     }
 

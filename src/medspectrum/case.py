@@ -185,7 +185,13 @@ class Task(Protocol):
     def score(
         self, probabilities: np.ndarray, cases: Sequence[Case], *, seed: int = 0, resamples: int = 1000
     ) -> dict[str, Any]:
-        """``scores``, ``per_class`` and ``per_centre`` of (n, k) probabilities; intervals from resamples."""
+        """``scores`` with intervals, ``per_class`` and ``per_centre`` without, of (n, k) probabilities."""
+        ...
+
+    def in_detail(
+        self, probabilities: np.ndarray, cases: Sequence[Case], *, seed: int = 0, resamples: int = 1000
+    ) -> dict[str, Any]:
+        """``per_class`` and ``per_centre`` with intervals."""
         ...
 
 

@@ -115,7 +115,7 @@ def evaluate(
         task = registry.find("task", saved.facts["task"]).thing(saved.classes)
         predictions = saved(cases)
         probabilities = np.array([p.probabilities for p in predictions])
-        judged = task.score(probabilities, cases, seed=seed)
+        judged = task.score(probabilities, cases, seed=seed) | task.in_detail(probabilities, cases, seed=seed)
     results = plain(
         {
             "version": __version__,

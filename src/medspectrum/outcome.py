@@ -44,6 +44,12 @@ def write_outcome(
     results["recommended"], results["reason"] = recommend(
         results["trials"], task.primary, _paired(split, task, runner)
     )
+    shown = [name for name in dict.fromkeys([results["recommended"], *results["front"]]) if name]
+    predictions = {name: _predictions(name, split, task, runner) for name in shown}
+    results["trials"] = [
+        {**t, **task.in_detail(predictions[t["id"]]["probabilities"], split.test)} if t["id"] in shown else t
+        for t in results["trials"]
+    ]
     results = plain({**results, "report": str(out / "report.html")})
     recommended = next((r for r in results["trials"] if r["id"] == results["recommended"]), None)
     if recommended is not None:
@@ -53,8 +59,6 @@ def write_outcome(
     write_left_out(out / "left_out.csv", results["left_out"])
     from medspectrum.report import write
 
-    shown = dict.fromkeys([results["recommended"], *results["front"]])
-    predictions = {name: _predictions(name, split, task, runner) for name in shown if name}
     write(out / "report.html", results, predictions=predictions, thumbnails=Thumbnails(split.test))
     step(1, 1)
     return results

@@ -9,8 +9,9 @@ value itself (scores with a bias, such as the calibration error, can lie outside
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -67,13 +68,29 @@ def intervals(
     seed: int = 0,
 ) -> dict[str, dict[str, float | None]]:
     """``{score: {"value", "low", "high"}}``, None where undefined; low and high also for one patient."""
-    values = {name: float(SCORES[name](probabilities, truth)) for name in scores}
-    drawn: dict[str, list[np.ndarray]] = {name: [] for name in scores}
+
+    def several(weights: np.ndarray | None) -> dict[str, Any]:
+        return {name: SCORES[name](probabilities, truth, weights) for name in scores}
+
+    return resampled(several, patients, resamples=resamples, level=level, seed=seed)
+
+
+def resampled(
+    several: Callable[[np.ndarray | None], Mapping[str, Any]],
+    patients: Sequence[str],
+    *,
+    resamples: int = RESAMPLES,
+    level: float = 0.95,
+    seed: int = 0,
+) -> dict[str, dict[str, float | None]]:
+    """The same of any scores: ``several(None)`` gives floats by name, ``several((n, R))`` arrays (R,)."""
+    values = {name: float(value) for name, value in several(None).items()}
+    drawn: dict[str, list[np.ndarray]] = {name: [] for name in values}
     if len(set(patients)) > 1 and resamples:
         for weights in _kept_weights(tuple(patients), resamples, seed):
-            for name in scores:
-                drawn[name].append(SCORES[name](probabilities, truth, weights))
-    return {name: _summary(values[name], drawn[name], level) for name in scores}
+            for name, row in several(weights).items():
+                drawn[name].append(row)
+    return {name: _summary(values[name], drawn[name], level) for name in values}
 
 
 def paired_difference(

@@ -137,27 +137,28 @@ def calibration_curve(
     }
 
 
-def one_class(probabilities: np.ndarray, truth: np.ndarray, column: int) -> dict[str, float]:
-    """Scores of one class against the rest; NaN where undefined.
+def one_class(
+    probabilities: np.ndarray, truth: np.ndarray, column: int, weights: np.ndarray | None = None
+) -> dict[str, Any]:
+    """Scores of one class against the rest; NaN where undefined. Floats, or (R,) for weights (n, R).
 
-    Keys: n (its cases), auc, average_precision, sensitivity, specificity, precision, f1; the last four
-    are of the decision for the most probable class.
+    Keys: auc, average_precision, sensitivity, specificity, precision, f1; the last four are of the
+    decision for the most probable class.
     """
-    positive = truth == column
+    positive, columns = truth == column, _columns(weights, len(truth))
     called = probabilities.argmax(axis=1) == column
-    ones = np.ones((len(truth), 1))
-    found, n, calls = int((positive & called).sum()), int(positive.sum()), int(called.sum())
     # Of two classes the last one's probability orders best: 1 - p has lost the digits of a small p.
     order = -probabilities[:, 1] if probabilities.shape[1] == 2 and column == 0 else probabilities[:, column]
-    return {
-        "n": n,
-        "auc": float(_auc_one(order, positive, ones)[0]),
-        "average_precision": float(_average_precision_one(order, positive, ones)[0]),
-        "sensitivity": found / n if n else np.nan,
-        "specificity": float((~positive & ~called).sum() / (len(truth) - n)) if len(truth) > n else np.nan,
-        "precision": found / calls if calls else np.nan,
-        "f1": 2 * found / (n + calls) if n + calls else np.nan,
+    found, n, calls = (columns[some].sum(axis=0) for some in (positive & called, positive, called))
+    values = {
+        "auc": _auc_one(order, positive, columns),
+        "average_precision": _average_precision_one(order, positive, columns),
+        "sensitivity": _ratio(found, n),
+        "specificity": _ratio(columns[~positive & ~called].sum(axis=0), columns[~positive].sum(axis=0)),
+        "precision": _ratio(found, calls),
+        "f1": _ratio(2 * found, n + calls),
     }
+    return {name: _give(value, weights) for name, value in values.items()}
 
 
 # -- what the scores are made of -------------------------------------------------------------------

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from medspectrum.case import Case, ClassTarget
 from medspectrum.errors import UserError
-from medspectrum.metrics.bootstrap import RESAMPLES, intervals
-from medspectrum.metrics.classification import SCORES, one_class
+from medspectrum.metrics.bootstrap import RESAMPLES, intervals, resampled
+from medspectrum.metrics.classification import one_class
 from medspectrum.registry import task
 
 REPORTED = ("auc", "average_precision", "accuracy", "balanced_accuracy", "f1", "calibration_error")
@@ -57,11 +58,27 @@ class Classify:
     ) -> dict[str, Any]:
         """All scores of predictions (n, k), rows in the order of ``cases``, as JSON values.
 
-        resamples: of patients, from which intervals are taken; 0 for values alone.
-
-        ``scores``: value and 95 % interval over patients. ``per_class``: each class against the rest.
-        ``per_centre``: point values, {} where no case names a centre. None where undefined.
+        Each score is {"value", "low", "high"}, None where undefined. resamples: of patients, from which
+        the 95 % intervals of ``scores`` are taken; 0 for values alone. ``per_class``: each class against
+        the rest, and ``per_centre`` ({} where no case names one): values alone; see ``in_detail``.
         """
+        probabilities, truth = self._checked(probabilities, cases)
+        patients = [case.patient for case in cases]
+        return {
+            "scores": intervals(
+                probabilities, truth, patients, scores=REPORTED, resamples=resamples, seed=seed
+            ),
+            **self._parts(probabilities, truth, cases, resamples=0, seed=seed),
+        }
+
+    def in_detail(
+        self, probabilities: np.ndarray, cases: Sequence[Case], *, seed: int = 0, resamples: int = RESAMPLES
+    ) -> dict[str, Any]:
+        """``per_class`` and ``per_centre`` with their intervals, which cost a resampling each."""
+        probabilities, truth = self._checked(probabilities, cases)
+        return self._parts(probabilities, truth, cases, resamples=resamples, seed=seed)
+
+    def _checked(self, probabilities: np.ndarray, cases: Sequence[Case]) -> tuple[np.ndarray, np.ndarray]:
         probabilities = np.asarray(probabilities, dtype=np.float64)
         if probabilities.shape != (len(cases), len(self.classes)) or not len(cases):
             raise ValueError(
@@ -70,37 +87,47 @@ class Classify:
             )
         if not np.isfinite(probabilities).all():
             raise ValueError("probabilities must be finite")
-        truth = np.array([self.target(case) for case in cases])
-        patients = [case.patient for case in cases]
-        return {
-            "scores": intervals(
-                probabilities, truth, patients, scores=REPORTED, resamples=resamples, seed=seed
-            ),
-            "per_class": {
-                label: _plain(one_class(probabilities, truth, column))
-                for column, label in enumerate(self.classes)
-            },
-            "per_centre": self._per_centre(probabilities, truth, cases),
-        }
+        return probabilities, np.array([self.target(case) for case in cases])
 
-    def _per_centre(
-        self, probabilities: np.ndarray, truth: np.ndarray, cases: Sequence[Case]
-    ) -> dict[str, dict[str, Any]]:
-        """Scores of each centre's cases; those without a centre stand under ``unknown``."""
-        if all(case.centre is None for case in cases):
-            return {}
-        centres = np.array([case.centre or "unknown" for case in cases])
-        found = {}
-        for centre in sorted(set(centres.tolist())):
-            here = np.flatnonzero(centres == centre)
-            found[centre] = {
-                "n": len(here),
-                "patients": len({cases[int(i)].patient for i in here}),
-                **_plain({name: SCORES[name](probabilities[here], truth[here]) for name in REPORTED}),
+    def _parts(
+        self,
+        probabilities: np.ndarray,
+        truth: np.ndarray,
+        cases: Sequence[Case],
+        *,
+        resamples: int,
+        seed: int,
+    ) -> dict[str, Any]:
+        """Scores of each class, and of each centre; cases without a centre stand under ``unknown``."""
+        patients = np.array([case.patient for case in cases])
+        per_class = {
+            label: {
+                "n": int((truth == column).sum()),
+                **resampled(
+                    partial(one_class, probabilities, truth, column),
+                    patients.tolist(),
+                    resamples=resamples,
+                    seed=seed,
+                ),
             }
-        return found
-
-
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    """NaN as None: what JSON can say."""
-    return {name: None if isinstance(v, float) and np.isnan(v) else v for name, v in values.items()}
+            for column, label in enumerate(self.classes)
+        }
+        per_centre: dict[str, Any] = {}
+        centres = np.array([case.centre or "unknown" for case in cases])
+        if any(case.centre is not None for case in cases):
+            for centre in sorted(set(centres.tolist())):
+                here = np.flatnonzero(centres == centre)
+                own = patients[here].tolist()
+                per_centre[centre] = {
+                    "n": len(here),
+                    "patients": len(set(own)),
+                    **intervals(
+                        probabilities[here],
+                        truth[here],
+                        own,
+                        scores=REPORTED,
+                        resamples=resamples,
+                        seed=seed,
+                    ),
+                }
+        return {"per_class": per_class, "per_centre": per_centre}
