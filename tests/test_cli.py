@@ -126,5 +126,18 @@ def test_a_wrong_name_is_one_sentence_and_exit_code_2():
     assert "did you mean efficientnet-lite0" in told.stderr
 
 
+def test_a_wrong_command_is_told_the_right_one():
+    told = run("explor")
+    assert told.returncode == 2
+    assert told.stderr == "medspectrum: there is no command 'explor'; did you mean explore?\n"
+
+
+def test_methods_name_all_their_settings():
+    [row] = medspectrum.methods("lora")
+    assert row["settings"]["rank"] == 8
+    assert row["settings"]["epochs"] == 4.0
+    assert "from_probe" not in row["settings"]
+
+
 def test_version():
     assert run("--version").stdout.strip() == f"medspectrum {medspectrum.__version__}"

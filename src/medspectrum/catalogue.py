@@ -56,7 +56,7 @@ def methods(name: str | None = None) -> list[dict[str, Any]]:
             "summary": entry.summary,
             "trains": entry.facts.get("trains", ""),
             "cost": entry.facts.get("cost", 0),
-            "settings": _settings(entry.thing),
+            "settings": {**entry.facts.get("shared", {}), **_settings(entry.thing)},
         }
         for entry in _entries("method", name)
     ]

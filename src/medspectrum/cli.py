@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import inspect
 import json
@@ -12,6 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from medspectrum.errors import UserError
 from medspectrum.verbs import VERBS, summary, verb
 
 DONE, FAILED, BAD_INPUT, LEFT_OUT = 0, 1, 2, 3
@@ -27,7 +29,9 @@ class Verbs(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002 - as above
         """The command of a verb; for the list of verbs only its name and one line."""
         if cmd_name not in VERBS:
-            return None
+            near = difflib.get_close_matches(cmd_name, VERBS, n=2)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(VERBS)}."
+            raise UserError(f"there is no command {cmd_name!r}; {hint}")
         if "--help" in sys.argv[1:2] or not sys.argv[1:]:
             return TyperCommand(cmd_name, help=summary(cmd_name), rich_markup_mode=None)
         return command(cmd_name)
@@ -98,8 +102,6 @@ def setting_help(function: Callable[..., Any]) -> dict[str, str]:
 
 def main() -> None:
     """Run the command line. Exit code 0 done, 2 usage or bad input, 3 finished with cases left out."""
-    from medspectrum.errors import UserError
-
     app = typer.Typer(
         cls=Verbs,
         add_completion=False,

@@ -305,9 +305,11 @@ def _warnings(facts: Mapping[str, Any], seen: Scan) -> list[str]:
         said.append("so many images are alike that not all duplicates are listed")
     by_kind = Counter(leak["kind"] for leak in facts["split_leaks"])
     if by_kind["patient"]:
-        said.append(f"{by_kind['patient']} patients stand on both sides of the given split")
+        said.append(f"{by_kind['patient']} patients stand in more than one part of the given split")
     if by_kind["duplicate"]:
-        said.append(f"{by_kind['duplicate']} groups of duplicates stand on both sides of the given split")
+        said.append(
+            f"{by_kind['duplicate']} groups of duplicates stand in more than one part of the given split"
+        )
     said += [f"{count} images: {words}" for words, count in seen.remarks.most_common(10)]
     return said
 

@@ -8,6 +8,7 @@ function, ``change(network, encoder, **structure)``; all the rest is here.
 
 from __future__ import annotations
 
+import inspect
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -196,6 +197,12 @@ def tune(
     return _predictor(model, module, settings, statistics=not frozen_statistics)
 
 
+SHARED = {
+    n: p.default for n, p in inspect.signature(tune).parameters.items() if n in Training.__annotations__
+}
+"""``Training`` with the defaults of ``tune``: what a tuning method takes beside its own settings."""
+
+
 def restore(
     change: Change, model: Encoder, arrays: dict[str, np.ndarray], settings: dict[str, Any]
 ) -> TunedPredictor:
@@ -341,7 +348,7 @@ def _start_from_probe(
         return
     patients = [case.patient for case in cases]
     given = Labelled(features.astype(np.float32), targets, present, patients, ())
-    weights, intercepts, _ = linear_probe._fit(given, None, seed)
+    weights, intercepts, _ = linear_probe.fit_logistic(given, None, seed)
     bias = intercepts + mean @ weights
     weight = weights.T / factor
     if len(present) == 2:  # one logit for the second class, shared between the two outputs

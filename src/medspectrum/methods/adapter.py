@@ -49,7 +49,13 @@ def _bottlenecks(network: Any, encoder: Encoder, *, bottleneck: int) -> None:
         _structure.replace(network, name, WithAdapter(block, widths[name]))
 
 
-@method("adapter", trains="part", cost=2, restore=functools.partial(_tuned.restore, _bottlenecks))
+@method(
+    "adapter",
+    trains="part",
+    cost=2,
+    restore=functools.partial(_tuned.restore, _bottlenecks),
+    shared=_tuned.SHARED,
+)
 def adapter(
     model: Encoder,
     cases: Sequence[Case],

@@ -19,7 +19,13 @@ def _everything(network: Any, encoder: Encoder) -> None:  # noqa: ARG001
         parameter.requires_grad_(True)
 
 
-@method("full", trains="network", cost=3, restore=functools.partial(_tuned.restore, _everything))
+@method(
+    "full",
+    trains="network",
+    cost=3,
+    restore=functools.partial(_tuned.restore, _everything),
+    shared=_tuned.SHARED,
+)
 def full(
     model: Encoder,
     cases: Sequence[Case],

@@ -55,7 +55,7 @@ def linear_probe(
     settings: dict[str, Any] = {"prevalence": prevalence}
     if len(given.present) == 1:
         return only_class(model, given, settings)
-    weights, intercepts, chosen = _fit(given, penalty, seed)
+    weights, intercepts, chosen = fit_logistic(given, penalty, seed)
     if prevalence == "labelled":
         log_share = np.log(np.bincount(given.labels) / len(given.labels))
         intercepts = intercepts + (log_share[1:] - log_share[:1] if len(intercepts) == 1 else log_share)
@@ -63,7 +63,7 @@ def linear_probe(
     return LinearHead(model, given.classes, weights, intercepts, given.present, len(cases), settings)
 
 
-def _fit(given: Labelled, penalty: float | None, seed: int) -> tuple[np.ndarray, np.ndarray, float]:
+def fit_logistic(given: Labelled, penalty: float | None, seed: int) -> tuple[np.ndarray, np.ndarray, float]:
     """Weights (d, c), intercepts (c,) for raw features, temperature included; and the penalty chosen."""
     from medspectrum.engine.solvers import class_weights, logistic
 

@@ -21,7 +21,13 @@ def _redrawn(network: Any, encoder: Encoder, *, weights_seed: int) -> None:
         parameter.requires_grad_(True)
 
 
-@method("scratch", trains="network", cost=3, restore=functools.partial(_tuned.restore, _redrawn))
+@method(
+    "scratch",
+    trains="network",
+    cost=3,
+    restore=functools.partial(_tuned.restore, _redrawn),
+    shared=_tuned.SHARED,
+)
 def scratch(
     model: Encoder,
     cases: Sequence[Case],

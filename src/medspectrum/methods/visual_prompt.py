@@ -65,7 +65,13 @@ def _framed(network: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     return (network.frame(inputs[0]), *inputs[1:])
 
 
-@method("visual_prompt", trains="part", cost=2, restore=functools.partial(_tuned.restore, _prompts))
+@method(
+    "visual_prompt",
+    trains="part",
+    cost=2,
+    restore=functools.partial(_tuned.restore, _prompts),
+    shared=_tuned.SHARED,
+)
 def visual_prompt(
     model: Encoder,
     cases: Sequence[Case],
