@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -28,10 +28,19 @@ class Eager:
             parts = self._module(torch.from_numpy(made[None]))
         return [p[0].numpy() for p in (parts if isinstance(parts, tuple) else (parts,))]
 
+    def ahead(self, inputs: Iterable[np.ndarray]) -> Iterator[list[np.ndarray]]:
+        """As ``openvino.Compiled.ahead``: outputs in the order of the inputs, the next ones under way."""
+        for _, outputs in self._in_order((None, made) for made in inputs):
+            yield outputs
+
     def run(
         self, jobs: Iterable[tuple[Any, np.ndarray]], done: Callable[[Any, list[np.ndarray]], None]
     ) -> None:
         """As ``openvino.Compiled.run``; ``done`` is called in order, in the caller's thread."""
+        for tag, outputs in self._in_order(jobs):
+            done(tag, outputs)
+
+    def _in_order(self, jobs: Iterable[tuple[Any, np.ndarray]]) -> Iterator[tuple[Any, list[np.ndarray]]]:
         import torch
 
         before = torch.get_num_threads()
@@ -43,9 +52,9 @@ class Eager:
                     waiting.append((tag, pool.submit(self._one, made)))
                     if len(waiting) > self._streams:
                         first, result = waiting.popleft()
-                        done(first, result.result())
+                        yield first, result.result()
                 while waiting:
                     first, result = waiting.popleft()
-                    done(first, result.result())
+                    yield first, result.result()
         finally:
             torch.set_num_threads(before)

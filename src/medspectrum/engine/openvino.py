@@ -15,7 +15,8 @@ import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -164,6 +165,33 @@ class Compiled:
             queue.wait_all()
         if failures:
             raise failures[0]
+
+    def ahead(self, inputs: Iterable[np.ndarray]) -> Iterator[list[np.ndarray]]:
+        """Outputs in the order of the inputs (each without batch axis), while the next are computed.
+
+        What is given is the network's own memory: it is overwritten when the next is asked for.
+        """
+        free = [self._compiled.create_infer_request() for _ in range(self._streams + 1)]
+        waiting: deque[Any] = deque()
+        try:
+            for made in inputs:
+                request = free.pop()
+                request.start_async({0: made[None]})
+                waiting.append(request)
+                if not free:
+                    first = waiting.popleft()
+                    yield _finished(first)
+                    free.append(first)
+            while waiting:
+                yield _finished(waiting.popleft())
+        finally:
+            for request in waiting:
+                request.wait()
+
+
+def _finished(request: Any) -> list[np.ndarray]:
+    request.wait()
+    return [tensor.data[0] for tensor in request.output_tensors]
 
 
 @lru_cache(maxsize=2)
