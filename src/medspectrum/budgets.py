@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ from medspectrum.errors import UserError
 
 PARTS = ("train", "val", "test")
 FULL = "full"
+Stratum = Callable[[Case], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +46,10 @@ class Budget:
 
 def label_of(case: Case) -> str:
     """The class of a case that has one."""
-    if not isinstance(case.target, ClassTarget):
+    found = case.asked(ClassTarget)
+    if found is None:
         raise UserError(f"case {case.id} has no class label; give one, or leave the case out")
-    return case.target.label
+    return found.label
 
 
 def split_leaks(cases: Iterable[Case]) -> dict[str, list[str]]:
@@ -59,17 +61,25 @@ def split_leaks(cases: Iterable[Case]) -> dict[str, list[str]]:
     return {p: sorted(found) for p, found in parts.items() if len(found) > 1}
 
 
-def make_split(cases: Sequence[Case], *, seed: int = 0, allow_leak: bool = False) -> Split:
+def make_split(
+    cases: Sequence[Case],
+    *,
+    seed: int = 0,
+    allow_leak: bool = False,
+    stratum: Stratum = label_of,
+    strata: int = 2,
+) -> Split:
     """Train, validation and test parts of labelled cases.
 
     A split that came with the data is kept; a part it lacks is carved out of its training patients
     (validation 20 %, test 20 %). Without one, patients are dealt 60/20/20, stratified by their rarest
     class, so that a class with two patients still has one to learn from and one to be judged on.
 
-    Raises UserError for a single class, fewer than three patients, or a given split that leaks.
+    stratum: what is kept in proportion. strata: how many there must be, here and in the parts.
+    Raises UserError for too few strata, fewer than three patients, or a given split that leaks.
     """
-    classes = {label_of(c) for c in cases}
-    if len(classes) < 2:
+    classes = {stratum(c) for c in cases}
+    if len(classes) < strata:
         found = f"only the class {next(iter(classes))!r}" if classes else "no labelled case"
         raise UserError(f"the data hold {found}; classification needs labelled cases of two classes or more")
     patients = {c.patient for c in cases}
@@ -80,7 +90,7 @@ def make_split(cases: Sequence[Case], *, seed: int = 0, allow_leak: bool = False
         )
     given = [c for c in cases if c.split is not None]
     if not given:
-        return _deal(cases, {"train": 0.6, "val": 0.2, "test": 0.2}, seed, ())
+        return _deal(cases, {"train": 0.6, "val": 0.2, "test": 0.2}, seed, stratum)
     leaks = split_leaks(given)
     if leaks and not allow_leak:
         shown = ", ".join("+".join(parts) for parts in list(leaks.values())[:3])
@@ -99,29 +109,29 @@ def make_split(cases: Sequence[Case], *, seed: int = 0, allow_leak: bool = False
         raise UserError("the given split has no training case; name one part 'train'")
     for part in ("test", "val"):
         if not parts[part]:
-            carved = _deal(parts["train"], {"train": 0.8, part: 0.2}, seed, ())
+            carved = _deal(parts["train"], {"train": 0.8, part: 0.2}, seed, stratum)
             parts["train"], parts[part] = list(carved.train), list(getattr(carved, part))
             notes.append(f"the given split has no {part} part: 20 % of its training patients make it")
     for part in ("train", "test"):
-        if len({label_of(c) for c in parts[part]}) < 2:
+        if len({stratum(c) for c in parts[part]}) < strata:
             raise UserError(f"the {part} part of the split holds one class only; two are needed")
     return Split(*(tuple(parts[p]) for p in PARTS), notes=tuple(notes), left_out=left_out)
 
 
-def _deal(cases: Sequence[Case], shares: Mapping[str, float], seed: int, notes: tuple[str, ...]) -> Split:
+def _deal(cases: Sequence[Case], shares: Mapping[str, float], seed: int, stratum: Stratum) -> Split:
     """Deal whole patients to parts, stratum by stratum, keeping each part near its share of cases."""
     rng = np.random.default_rng([seed, 0])
     frequency: dict[str, int] = defaultdict(int)
     by_patient: dict[str, list[Case]] = defaultdict(list)
     for case in cases:
-        frequency[label_of(case)] += 1
+        frequency[stratum(case)] += 1
         by_patient[case.patient].append(case)
     strata: dict[str, list[str]] = defaultdict(list)
     for patient, own in sorted(by_patient.items()):
-        strata[min((label_of(c) for c in own), key=lambda s: (frequency[s], s))].append(patient)
+        strata[min((stratum(c) for c in own), key=lambda s: (frequency[s], s))].append(patient)
     dealt: dict[str, str] = {}
-    for stratum in sorted(strata):
-        members = [strata[stratum][i] for i in rng.permutation(len(strata[stratum]))]
+    for name in sorted(strata):
+        members = [strata[name][i] for i in rng.permutation(len(strata[name]))]
         wanted = {part: share * sum(len(by_patient[p]) for p in members) for part, share in shares.items()}
         filled = dict.fromkeys(shares, 0.0)
         # Few patients: learn from the first, be judged on the second, then fill where most is missing.
@@ -135,7 +145,7 @@ def _deal(cases: Sequence[Case], shares: Mapping[str, float], seed: int, notes: 
             dealt[patient] = part
             filled[part] += len(by_patient[patient])
     parts = {p: tuple(c for c in cases if dealt[c.patient] == p) for p in PARTS}
-    return Split(parts["train"], parts["val"], parts["test"], notes=notes)
+    return Split(parts["train"], parts["val"], parts["test"])
 
 
 def parse_budgets(text: str | Sequence[str | int]) -> tuple[str, ...]:
@@ -151,7 +161,7 @@ def parse_budgets(text: str | Sequence[str | int]) -> tuple[str, ...]:
 
 
 def nested_budgets(
-    train: Sequence[Case], budgets: Sequence[str], *, draws: int, seed: int = 0
+    train: Sequence[Case], budgets: Sequence[str], *, draws: int, seed: int = 0, stratum: Stratum = label_of
 ) -> list[Budget]:
     """Labelled sets of rising size, each draw a chain in which every set holds the one before it.
 
@@ -164,7 +174,7 @@ def nested_budgets(
         rng = np.random.default_rng([seed, 1, draw])
         by_class: dict[str, list[Case]] = defaultdict(list)
         for case in train:
-            by_class[label_of(case)].append(case)
+            by_class[stratum(case)].append(case)
         order_of[draw] = {label: _turns(own, rng) for label, own in sorted(by_class.items())}
     largest = max((len(own) for own in order_of[0].values()), default=0) if draws else 0
     made: list[Budget] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -52,6 +52,7 @@ class BoxTarget:
 
 
 Target = ClassTarget | MaskTarget | BoxTarget
+Kind = TypeVar("Kind", ClassTarget, MaskTarget, BoxTarget)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +61,8 @@ class Case:
 
     id: unique in its data set. patient: who it is of; splits never part a patient.
     centre: where it was made, if known. images: by role (``image``, ``t1``, ``lateral``...).
-    target: None where the label is missing. record: any further columns.
-    split: ``train``, ``val`` or ``test`` where the data set came with one.
+    target: None where the label is missing. also: further targets of the same case (a mask beside a class).
+    record: any further columns. split: ``train``, ``val`` or ``test`` where the data set came with one.
     """
 
     id: str
@@ -71,6 +72,11 @@ class Case:
     centre: str | None = None
     record: Mapping[str, Any] = field(default_factory=dict)
     split: str | None = None
+    also: tuple[Target, ...] = ()
+
+    def asked(self, kind: type[Kind]) -> Kind | None:
+        """The case's target of that kind, or None where it has none."""
+        return next((t for t in (self.target, *self.also) if isinstance(t, kind)), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +99,7 @@ class CaseSet:
 
     def labels(self) -> tuple[str, ...]:
         """Class names in their order of display: numbers by value, words by alphabet."""
-        found = {c.target.label for c in self.cases if isinstance(c.target, ClassTarget)}
+        found = {t.label for c in self.cases if (t := c.asked(ClassTarget)) is not None}
         return tuple(sorted(found, key=label_order))
 
 
@@ -161,7 +167,11 @@ class Model(Protocol):
 
 
 class Task(Protocol):
-    """What is asked: which target a case has, and how answers are scored."""
+    """What is asked: which target a case has, and how answers are scored.
+
+    Predictions are what the task's predictors give: (n, k) probabilities of classes, or a list with one
+    label map per case. Only the task looks into them.
+    """
 
     @property
     def name(self) -> str:
@@ -175,32 +185,71 @@ class Task(Protocol):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Class names in the order of the probability columns."""
+        """Names of what is told apart, in the order that predictions use."""
         ...
 
-    def target(self, case: Case) -> int:
-        """The case's class as an index into ``classes``."""
+    @property
+    def strata(self) -> int:
+        """How many strata the labelled cases must have at least."""
+        ...
+
+    def lacking(self, case: Case) -> str:
+        """Why the case cannot be learned from or judged; '' where it can."""
+        ...
+
+    def stratum(self, case: Case) -> str:
+        """What splits and budgets keep in proportion: the class, where there is one."""
+        ...
+
+    def target(self, case: Case) -> Any:
+        """The true answer: an index into ``classes``, or a label map."""
+        ...
+
+    def fingerprint(self, case: Case) -> Any:
+        """A JSON value that changes when the true answer does."""
         ...
 
     def score(
-        self, probabilities: np.ndarray, cases: Sequence[Case], *, seed: int = 0, resamples: int = 1000
+        self, predictions: Any, cases: Sequence[Case], *, seed: int = 0, resamples: int = 1000
     ) -> dict[str, Any]:
-        """``scores`` with intervals, ``per_class`` and ``per_centre`` without, of (n, k) probabilities."""
+        """``scores`` with intervals, ``per_class`` and ``per_centre`` without."""
         ...
 
     def in_detail(
-        self, probabilities: np.ndarray, cases: Sequence[Case], *, seed: int = 0, resamples: int = 1000
+        self, predictions: Any, cases: Sequence[Case], *, seed: int = 0, resamples: int = 1000
     ) -> dict[str, Any]:
         """``per_class`` and ``per_centre`` with intervals."""
         ...
 
+    def difference(
+        self, first: Any, second: Any, cases: Sequence[Case]
+    ) -> tuple[float | None, float | None, float | None]:
+        """First minus second in the primary score on the same cases, with its interval over patients."""
+        ...
+
+    def pack(self, predictions: Any) -> dict[str, np.ndarray]:
+        """Predictions as plain arrays, to be kept."""
+        ...
+
+    def unpack(self, arrays: Mapping[str, np.ndarray]) -> Any:
+        """Predictions from what was kept."""
+        ...
+
+    def shown(self, predictions: Any, cases: Sequence[Case]) -> dict[str, Any]:
+        """What a report draws of the predictions, beside case, patient and centre."""
+        ...
+
+    def settings(self) -> dict[str, Any]:
+        """Keyword arguments, as JSON values, that make the same task again."""
+        ...
+
 
 class Predictor(Protocol):
-    """An adapted model: cases in, class probabilities out; saved as arrays and plain settings."""
+    """An adapted model: cases in, the task's predictions out; saved as arrays and plain settings."""
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Class names in the order of the probability columns."""
+        """Names of what is told apart, in the order that predictions use."""
         ...
 
     @property
@@ -208,8 +257,8 @@ class Predictor(Protocol):
         """How many numbers were fitted."""
         ...
 
-    def predict(self, cases: Sequence[Case]) -> np.ndarray:
-        """(n, k) float64 probabilities, rows sum to 1."""
+    def predict(self, cases: Sequence[Case]) -> Any:
+        """For classes (n, k) float64 probabilities, rows sum to 1; for masks a list of label maps."""
         ...
 
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from medspectrum import __version__, registry, store
-from medspectrum.case import Case, CaseSet, ClassTarget, LeftOut, Prediction
+from medspectrum.case import Case, CaseSet, LeftOut, Prediction, Task
 from medspectrum.errors import UserError
-from medspectrum.outcome import Thumbnails, plain, write_left_out
+from medspectrum.outcome import Thumbnails, for_report, plain, write_left_out
 from medspectrum.plan import Plan
 from medspectrum.predictor import SavedPredictor, load_predictor
 from medspectrum.progress import Progress, progress_for
@@ -110,9 +110,9 @@ def evaluate(
     folder = Path(out)
     with progress_for(quiet=quiet) as progress:
         saved, case_set, left_out = _open(predictor, data, plan, cache, progress)
-        cases, unusable = _judgeable(case_set.cases, saved.classes, part)
+        task = registry.find("task", saved.facts["task"]).thing(**saved.facts["task_settings"])
+        cases, unusable = _judgeable(case_set.cases, task, part)
         left_out += unusable
-        task = registry.find("task", saved.facts["task"]).thing(saved.classes)
         predictions = saved(cases)
         probabilities = np.array([p.probabilities for p in predictions])
         judged = task.score(probabilities, cases, seed=seed) | task.in_detail(probabilities, cases, seed=seed)
@@ -135,13 +135,7 @@ def evaluate(
     write_evaluation(
         folder / "report.html",
         results,
-        predictions={
-            "case": np.array([c.id for c in cases]),
-            "patient": np.array([c.patient for c in cases]),
-            "centre": np.array([c.centre or "" for c in cases]),
-            "truth": np.array([task.target(c) for c in cases]),
-            "probabilities": probabilities,
-        },
+        predictions=for_report(probabilities, cases, task),
         thumbnails=Thumbnails(cases),
     )
     return results
@@ -170,25 +164,22 @@ def _open(
     return saved, CaseSet(case_set.name, case_set.layout, tuple(cases)), left_out
 
 
-def _judgeable(
-    cases: Sequence[Case], classes: Sequence[str], part: str | None
-) -> tuple[list[Case], list[LeftOut]]:
+def _judgeable(cases: Sequence[Case], task: Task, part: str | None) -> tuple[list[Case], list[LeftOut]]:
     if part is not None:
         cases = [c for c in cases if c.split == part]
         if not cases:
             raise UserError(f"no case stands in the part {part!r} of the given split")
     known, left_out = [], []
     for case in cases:
-        label = case.target.label if isinstance(case.target, ClassTarget) else None
-        if label in classes:
-            known.append(case)
-        else:
-            why = "has no label" if label is None else f"its class {label!r} is unknown to the predictor"
+        why = task.lacking(case)
+        if why:
             left_out.append(LeftOut(case.id, why))
+        else:
+            known.append(case)
     if not known:
         raise UserError(
-            f"none of the {len(cases)} cases carries a class that the predictor knows "
-            f"({', '.join(classes)}); name the column with --label or correct the labels"
+            f"none of the {len(cases)} cases carries what the predictor knows "
+            f"({', '.join(task.classes)}); name the column with --label or correct the labels"
         )
     return known, left_out
 

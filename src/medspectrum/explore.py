@@ -14,7 +14,7 @@ from typing import Any
 
 from medspectrum import __version__, registry, store
 from medspectrum.budgets import Split, make_split, nested_budgets
-from medspectrum.case import Case, ClassTarget, LazyImage, LeftOut
+from medspectrum.case import Case, LazyImage, LeftOut, Task
 from medspectrum.errors import UserError
 from medspectrum.outcome import write_outcome
 from medspectrum.plan import Plan, make_plan
@@ -25,7 +25,6 @@ from medspectrum.schedule import Config, Dropped, run_schedule, settings_grid
 from medspectrum.suitable import TWIN, suitable_models
 from medspectrum.trial import Trial
 
-TRAINING_PASSES = 100.0  # first guess of a tuned trial's cost, in embeddings of each labelled image
 PROBE = 128  # images embedded to see how fast a model is here; fewer would mostly time its start
 EMBEDDING_SHARE = 0.7  # of the time left, at most, goes to embedding by one more model,
 CONTROL_SHARE = 0.3  # or by one more control
@@ -111,11 +110,17 @@ def _explore(
     case_set = load(data, layout=plan.layout, cache=folder, **plan.columns())
     facts = describe_cases(case_set, cache=folder, progress=progress.step("reading cases"))
     case_set, left_out = usable(case_set, facts)
-    labelled, unlabelled = _labelled(case_set.cases)
-    left_out.extend(unlabelled)
-    split = make_split(labelled, seed=plan.seed, allow_leak=plan.allow_leak)
+    task: Task = registry.find("task", plan.task).thing.of(case_set.cases)
+    why = {c.id: task.lacking(c) for c in case_set.cases}
+    left_out.extend(LeftOut(name, reason) for name, reason in why.items() if reason)
+    split = make_split(
+        [_keyed(c) for c in case_set.cases if not why[c.id]],
+        seed=plan.seed,
+        allow_leak=plan.allow_leak,
+        stratum=task.stratum,
+        strata=task.strata,
+    )
     left_out.extend(split.left_out)
-    task = registry.find("task", plan.task).thing(case_set.labels())
     spent = _Spent(out / "progress.json", plan, started)
     parts = (split.train, split.val, split.test)
     images = [image for part in parts for c in part for image in c.images.values()]
@@ -123,13 +128,13 @@ def _explore(
     failed = _embed(encoders, images, progress, spent, skipped)
     left_out.extend(failed)
     split = _without(split, {f.source for f in failed})
-    chain = nested_budgets(split.train, plan.budgets, draws=plan.draws, seed=plan.seed)
+    chain = nested_budgets(split.train, plan.budgets, draws=plan.draws, seed=plan.seed, stratum=task.stratum)
     runner = Runner(
         split, {(b.name, b.draw): b for b in chain}, task, folder, plan.threads or os.cpu_count() or 1
     )
     for name, encoder in encoders.items():
         runner.use(name, encoder.size[-1], encoder)
-    configs = _configs(plan, encoders, skipped)
+    configs = _configs(plan, encoders, skipped, len(split.val) + len(split.test))
     with _executor(runner, plan, progress, skipped, spent, total=len(configs) * len(chain)) as execute:
         records, dropped = run_schedule(
             configs,
@@ -158,18 +163,6 @@ def _explore(
         },
     }
     return write_outcome(out, results, records, split, task, runner, progress)
-
-
-def _labelled(cases: Sequence[Case]) -> tuple[list[Case], list[LeftOut]]:
-    labelled = [c for c in cases if isinstance(c.target, ClassTarget)]
-    if not labelled:
-        kinds = {type(c.target).__name__ for c in cases if c.target is not None}
-        found = "masks or boxes, but no class" if kinds else "no label"
-        raise UserError(
-            f"the {len(cases)} cases carry {found}; classification needs a class per case: sort images into "
-            "a folder per class, or name the column with --label"
-        )
-    return [_keyed(c) for c in labelled], [LeftOut(c.id, "has no label") for c in cases if c.target is None]
 
 
 def _keyed(case: Case) -> Case:
@@ -247,15 +240,15 @@ def _without(split: Split, sources: set[str]) -> Split:
     return replace(split, train=keep(split.train), val=keep(split.val), test=keep(split.test))
 
 
-def _configs(plan: Plan, encoders: dict[str, Any], skipped: list[Dropped]) -> list[Config]:
-    """Every combination of model, method and settings that makes sense."""
+def _configs(plan: Plan, encoders: dict[str, Any], skipped: list[Dropped], judged: int) -> list[Config]:
+    """Every combination of model, method and settings that makes sense; ``judged`` cases are predicted."""
     known = registry.entries("method")
     names = plan.methods or tuple(known)
     configs = []
     for method in (registry.find("method", name) for name in names):
         for settings in settings_grid(plan.method_settings.get(method.name, {})):
             if not method.facts.get("needs_model", True):
-                configs.append(Config(NO_MODEL, None, method, settings, True, 0.0, 0.0))
+                configs.append(Config(NO_MODEL, None, method, settings, True, 0.0))
                 continue
             for name, encoder in encoders.items():
                 control = encoder.card.level == "control"
@@ -268,7 +261,6 @@ def _configs(plan: Plan, encoders: dict[str, Any], skipped: list[Dropped]) -> li
                             Dropped(name, method.name, why or "tuning serves 2-D networks only so far")
                         )
                         continue
-                wall = encoder.seconds_per_image()[0]
                 configs.append(
                     Config(
                         name,
@@ -277,7 +269,8 @@ def _configs(plan: Plan, encoders: dict[str, Any], skipped: list[Dropped]) -> li
                         settings,
                         control,
                         float(encoder.card.parameters),
-                        TRAINING_PASSES * wall if method.facts.get("cost", 0) >= 2 else 0.0,
+                        encoder.seconds_per_image()[0],
+                        judged,
                     )
                 )
     return configs

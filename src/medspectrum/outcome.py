@@ -45,9 +45,14 @@ def write_outcome(
         results["trials"], task.primary, _paired(split, task, runner)
     )
     shown = [name for name in dict.fromkeys([results["recommended"], *results["front"]]) if name]
-    predictions = {name: _predictions(name, split, task, runner) for name in shown}
+    predictions = {
+        name: for_report(read_predictions(runner.folder(name), task, "test"), split.test, task)
+        for name in shown
+    }
     results["trials"] = [
-        {**t, **task.in_detail(predictions[t["id"]]["probabilities"], split.test)} if t["id"] in shown else t
+        {**t, **task.in_detail(read_predictions(runner.folder(t["id"]), task, "test"), split.test)}
+        if t["id"] in shown
+        else t
         for t in results["trials"]
     ]
     results = plain({**results, "report": str(out / "report.html")})
@@ -66,28 +71,23 @@ def write_outcome(
 
 def _paired(split: Split, task: Task, runner: Runner) -> Any:
     """First minus second in the primary score on validation, with its interval over patients."""
-    from medspectrum.metrics.bootstrap import paired_difference
-
-    truth = np.array([task.target(c) for c in split.val])
-    patients = [c.patient for c in split.val]
 
     def difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[float, float, float]:
-        first, second = (read_predictions(runner.folder(r["id"]))[0] for r in (a, b))
-        value, low, high = paired_difference(first, second, truth, patients, score=task.primary)
+        first, second = (read_predictions(runner.folder(r["id"]), task, "val") for r in (a, b))
+        value, low, high = task.difference(first, second, split.val)
         # One patient in validation, or one class: nothing is known of the difference, so nothing is claimed.
         return value or 0.0, -1.0 if low is None else low, 1.0 if high is None else high
 
     return difference
 
 
-def _predictions(name: str, split: Split, task: Task, runner: Runner) -> dict[str, np.ndarray]:
-    """Test predictions of one trial, as the report takes them."""
+def for_report(predictions: Any, cases: Sequence[Case], task: Task) -> dict[str, Any]:
+    """Predictions as the report takes them."""
     return {
-        "case": np.array([c.id for c in split.test]),
-        "patient": np.array([c.patient for c in split.test]),
-        "centre": np.array([c.centre or "" for c in split.test]),
-        "truth": np.array([task.target(c) for c in split.test]),
-        "probabilities": read_predictions(runner.folder(name))[1],
+        "case": np.array([c.id for c in cases]),
+        "patient": np.array([c.patient for c in cases]),
+        "centre": np.array([c.centre or "" for c in cases]),
+        **task.shown(predictions, cases),
     }
 
 

@@ -15,12 +15,17 @@ from medspectrum.trial import Trial
 Record = Mapping[str, Any]
 Execute = Callable[[Iterable[Trial]], Iterator[Record]]
 TUNED_COST = 2  # methods of this cost and above train network parameters
+BACKWARD_COST = 3  # a step forwards and backwards, in passes forwards
 FIRST_RUNG = 5  # below five cases per class, tuning says little about tuning on more
 
 
 @dataclass(frozen=True)
 class Config:
-    """A model with a method and its settings. ``rank`` orders models from cheap to dear."""
+    """A model with a method and its settings.
+
+    rank: orders models from cheap to dear. image_seconds: what one image costs this model to see.
+    judged: cases that a trial predicts, whatever it learned from.
+    """
 
     model: str
     size: int | None
@@ -28,7 +33,8 @@ class Config:
     settings: Mapping[str, Any]
     control: bool
     rank: float
-    first_guess_seconds: float
+    image_seconds: float = 0.0
+    judged: int = 0
 
     @property
     def tuned(self) -> bool:
@@ -39,6 +45,11 @@ class Config:
     def name(self) -> tuple[str, str, str]:
         """What a record of this configuration carries."""
         return self.model, self.method.name, str(sorted(self.settings.items()))
+
+    def pictures_seen(self, labels: int) -> int:
+        """Pictures that training on so many labels looks at, over all of its steps."""
+        seen = self.method.facts.get("pictures_seen")
+        return seen(labels, self.settings) if seen is not None else labels
 
     def trial(self, budget: Budget, seed: int) -> Trial:
         """The configuration on one labelled set; every draw has its own seed."""
@@ -139,21 +150,26 @@ def run_schedule(
 
 
 class _Clock:
-    """Expects what a trial will take from what its like took: seconds per labelled case, and a start."""
+    """Expects what a trial will take from what its like took: training goes with the pictures seen, the
+    rest (preparing, predicting) stays the same.
+    """
 
     def __init__(self, remaining: Callable[[], float]) -> None:
         self.remaining = remaining
-        self.seen: dict[tuple[str, str, str], list[tuple[int, float]]] = {}
+        self.seen: dict[tuple[str, str, str], list[tuple[int, float, float]]] = {}
 
     def learn(self, config: Config, record: Record) -> None:
-        self.seen.setdefault(config.name, []).append((record["labels"], record["spent_seconds"]))
+        fitting = record["effort"]["fitting"]["wall_seconds"]
+        row = record["labels"], fitting, record["spent_seconds"] - fitting
+        self.seen.setdefault(config.name, []).append(row)
 
     def expects(self, config: Config, labels: int) -> float:
         seen = self.seen.get(config.name)
         if not seen:
-            return config.first_guess_seconds * labels
-        most, seconds = max(seen)
-        return seconds * max(1.0, labels / most)
+            passes = BACKWARD_COST * config.pictures_seen(labels) + config.judged
+            return config.image_seconds * passes
+        most, fitting, rest = max(seen)
+        return rest + fitting * max(1.0, config.pictures_seen(labels) / config.pictures_seen(most))
 
 
 def _while_time(trials: Iterable[Trial], remaining: Callable[[], float]) -> Iterator[Trial]:

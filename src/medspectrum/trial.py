@@ -72,7 +72,7 @@ def case_digest(cases: Sequence[Case], task: Task) -> str:
     return store.digest(
         [
             [[role, image.key()] for role, image in sorted(c.images.items())]
-            + [task.target(c), c.patient, c.centre]
+            + [task.fingerprint(c), c.patient, c.centre]
             for c in cases
         ]
     )
@@ -138,12 +138,13 @@ def run_trial(
         "size": trial.size,
         "model_key": model.key if model else "",
         "task": task.name,
+        "task_settings": task.settings(),
         "trial": identity,
         "scores": record["scores"],
         "labels": record["labels"],
         "licence": record["licence"],
     }
-    _write_predictions(folder / "predictions.npz", val, test)
+    _write_predictions(folder / "predictions.npz", task.pack(val), task.pack(test))
     if stored_mb <= KEEP_STATE_MB or trial.budget == "full":
         save_predictor(folder / "predictor", predictor, facts)
     store.write_json(folder / "record.json", record)
@@ -168,15 +169,17 @@ def _effort(
     return {"embedding": embedding, "fitting": fitting.seconds(), "predicting": predict}
 
 
-def _write_predictions(path: Path, val: np.ndarray, test: np.ndarray) -> None:
+def _write_predictions(path: Path, val: dict[str, np.ndarray], test: dict[str, np.ndarray]) -> None:
+    arrays = {f"val/{name}": a for name, a in val.items()} | {f"test/{name}": a for name, a in test.items()}
     with store.atomic(path) as partial, partial.open("wb") as opened:
-        np.savez(opened, val=val, test=test)
+        np.savez(opened, **arrays)  # type: ignore[arg-type]
 
 
-def read_predictions(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Validation and test probabilities of a finished trial, each (n, k)."""
+def read_predictions(folder: Path, task: Task, part: str) -> Any:
+    """Predictions of a finished trial for the part ``val`` or ``test``, as the task has them."""
     with np.load(folder / "predictions.npz", allow_pickle=False) as saved:
-        return saved["val"], saved["test"]
+        own = {name.removeprefix(f"{part}/"): saved[name] for name in saved if name.startswith(f"{part}/")}
+    return task.unpack(own)
 
 
 def finished(folder: Path) -> dict[str, Any] | None:

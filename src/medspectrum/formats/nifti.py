@@ -16,6 +16,7 @@ import numpy as np
 from medspectrum.errors import UnreadableFile
 from medspectrum.formats.safety import MAX_BYTES, check_bytes, finite
 from medspectrum.image import Image
+from medspectrum.store import write_bytes
 
 HEADER_BYTES = 544
 
@@ -34,7 +35,7 @@ def read(path: Path) -> Image:
         raise UnreadableFile(path, f"is {path.stat().st_size / 2**30:.1f} GiB, more than the limit")
     content = _unpacked(path) if packed else path.read_bytes()
     kind: Any = nibabel.Nifti2Image if _is_second(content) else nibabel.Nifti1Image
-    header = kind.header_class.from_fileobj(_stream(content), check=False)
+    header = header_of(content)
     shape = tuple(int(side) for side in header.get_data_shape())
     check_bytes(shape or (0,), int(header.get_data_dtype().itemsize), path)
     needed = _offset(header) + int(np.prod(shape)) * int(header.get_data_dtype().itemsize)
@@ -45,6 +46,40 @@ def read(path: Path) -> Image:
             "copy it again from its source",
         )
     return _image(kind.from_bytes(content), path)
+
+
+def write(image: Image, path: Path) -> None:
+    """Write an image as NIfTI-1, gzipped where the name ends in ``.gz``; atomic.
+
+    Channels become the fourth axis. Truth values are kept as 8-bit; integers of 64 bits, which many
+    readers refuse, as 32-bit. Raises ValueError where they do not fit.
+    """
+    array = image.array
+    if array.dtype == np.bool_:
+        array = array.astype(np.uint8)
+    elif array.dtype in (np.int64, np.uint64):
+        if array.size and (array.max() > np.iinfo(np.int32).max or array.min() < np.iinfo(np.int32).min):
+            raise ValueError(f"{path}: integers beyond 32 bits cannot be kept in NIfTI")
+        array = array.astype(np.int32)
+    elif array.dtype == np.float16:
+        array = array.astype(np.float32)
+    array = array.T  # (X, Y, Z, C)
+    write_array(array[..., 0] if array.shape[3] == 1 else array, image.affine, path)
+
+
+def write_array(array: np.ndarray, affine: np.ndarray, path: Path, *, intent: str = "none") -> None:
+    """Write an array in NIfTI's own order of axes (X, Y, Z, ...), with its intent; atomic."""
+    import nibabel
+    from isal import igzip
+
+    made = nibabel.Nifti1Image(array, affine)
+    made.header.set_intent(intent)
+    made.header.set_xyzt_units("mm")
+    made.set_sform(affine, code="scanner")
+    with np.errstate(all="ignore"):
+        made.set_qform(affine, code="scanner", strip_shears=True)
+    content = made.to_bytes()
+    write_bytes(path, igzip.compress(content, 2) if path.name.lower().endswith(".gz") else content)
 
 
 def _image(loaded: object, path: Path) -> Image:
@@ -64,23 +99,34 @@ def _image(loaded: object, path: Path) -> Image:
     array = array.reshape(array.shape + (1,) * (3 - array.ndim)) if array.ndim < 3 else array
     array = array.reshape(*array.shape[:3], -1).T  # (C, Z, Y, X)
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
-    affine = np.asarray(loaded.affine, dtype=np.float64)  # type: ignore[attr-defined]
+    affine, known = affine_of(loaded.affine)  # type: ignore[attr-defined]
+    return Image(finite(array, path), affine, spacing_known=known)
+
+
+def affine_of(given: Any) -> tuple[np.ndarray, bool]:
+    """(4, 4) to RAS mm and True; or the identity and False where the file's own places nothing."""
+    affine = np.asarray(given, dtype=np.float64)
     known = bool(np.isfinite(affine).all() and abs(np.linalg.det(affine[:3, :3])) > 1e-12)
-    return Image(finite(array, path), affine if known else np.eye(4), spacing_known=known)
+    return (affine if known else np.eye(4)), known
+
+
+def header_of(content: bytes) -> Any:
+    """The nibabel header (NIfTI-1 or 2, either byte order) that these first bytes hold, unchecked."""
+    import nibabel
+
+    kind: Any = nibabel.Nifti2Image if _is_second(content) else nibabel.Nifti1Image
+    return kind.header_class.from_fileobj(_stream(content), check=False)
 
 
 def _unpacked(path: Path) -> bytes:
     """Undo gzip, at most as far as the header's own promise (so that a bomb ends early)."""
-    import nibabel
     from isal import igzip
 
     with igzip.IGzipFile(path, "rb") as opened:
         head = opened.read(HEADER_BYTES)
         if len(head) < 348:
             raise UnreadableFile(path, "is too short for a NIfTI header; copy it again from its source")
-        second = _is_second(head)
-        kind = nibabel.Nifti2Image if second else nibabel.Nifti1Image
-        header = kind.header_class.from_fileobj(_stream(head), check=False)
+        header = header_of(head)
         shape = tuple(int(side) for side in header.get_data_shape())
         item = int(header.get_data_dtype().itemsize)
         check_bytes(shape or (0,), item, path)

@@ -11,10 +11,10 @@ from __future__ import annotations
 import inspect
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import numpy as np
 
@@ -197,10 +197,28 @@ def tune(
     return _predictor(model, module, settings, statistics=not frozen_statistics)
 
 
-SHARED = {
-    n: p.default for n, p in inspect.signature(tune).parameters.items() if n in Training.__annotations__
-}
-"""``Training`` with the defaults of ``tune``: what a tuning method takes beside its own settings."""
+def facts(**changed: Unpack[Training]) -> dict[str, Any]:
+    """What the registry knows of a tuning method: ``shared``, its training settings with their defaults, and
+    ``pictures_seen``, (labels, settings) -> the pictures that its steps will look at.
+    """
+    defaults = {n: p.default for n, p in inspect.signature(tune).parameters.items()}
+    shared: dict[str, Any] = {n: defaults[n] for n in Training.__annotations__} | dict(changed)
+
+    def pictures_seen(labels: int, settings: Mapping[str, Any]) -> int:
+        chosen = {**shared, **settings}
+        steps = train.number_of_steps(
+            labels,
+            chosen["batch_cases"],
+            epochs=chosen["epochs"],
+            least_steps=chosen["least_steps"],
+            most_steps=chosen["most_steps"],
+        )
+        return steps * min(labels, chosen["batch_cases"])
+
+    return {"shared": shared, "pictures_seen": pictures_seen}
+
+
+FACTS = facts()
 
 
 def restore(

@@ -54,7 +54,7 @@ def _bottlenecks(network: Any, encoder: Encoder, *, bottleneck: int) -> None:
     trains="part",
     cost=2,
     restore=functools.partial(_tuned.restore, _bottlenecks),
-    shared=_tuned.SHARED,
+    **_tuned.FACTS,
 )
 def adapter(
     model: Encoder,

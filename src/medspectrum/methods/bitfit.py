@@ -21,9 +21,7 @@ def _biases(network: Any, encoder: Encoder) -> None:  # noqa: ARG001 - every cha
             parameter.requires_grad_(True)
 
 
-@method(
-    "bitfit", trains="part", cost=2, restore=functools.partial(_tuned.restore, _biases), shared=_tuned.SHARED
-)
+@method("bitfit", trains="part", cost=2, restore=functools.partial(_tuned.restore, _biases), **_tuned.FACTS)
 def bitfit(
     model: Encoder,
     cases: Sequence[Case],

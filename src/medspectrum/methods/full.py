@@ -24,7 +24,7 @@ def _everything(network: Any, encoder: Encoder) -> None:  # noqa: ARG001
     trains="network",
     cost=3,
     restore=functools.partial(_tuned.restore, _everything),
-    shared=_tuned.SHARED,
+    **_tuned.FACTS,
 )
 def full(
     model: Encoder,

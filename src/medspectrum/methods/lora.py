@@ -36,9 +36,7 @@ def _low_rank(network: Any, encoder: Encoder, *, rank: int) -> None:  # noqa: AR
     inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets), network)
 
 
-@method(
-    "lora", trains="part", cost=2, restore=functools.partial(_tuned.restore, _low_rank), shared=_tuned.SHARED
-)
+@method("lora", trains="part", cost=2, restore=functools.partial(_tuned.restore, _low_rank), **_tuned.FACTS)
 def lora(
     model: Encoder,
     cases: Sequence[Case],

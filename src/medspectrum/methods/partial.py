@@ -20,9 +20,7 @@ def _end(network: Any, encoder: Encoder, *, last: int) -> None:  # noqa: ARG001
         parameter.requires_grad_(True)
 
 
-@method(
-    "partial", trains="part", cost=2, restore=functools.partial(_tuned.restore, _end), shared=_tuned.SHARED
-)
+@method("partial", trains="part", cost=2, restore=functools.partial(_tuned.restore, _end), **_tuned.FACTS)
 def partial(
     model: Encoder,
     cases: Sequence[Case],

@@ -21,12 +21,15 @@ def _redrawn(network: Any, encoder: Encoder, *, weights_seed: int) -> None:
         parameter.requires_grad_(True)
 
 
+LONGER: _tuned.Training = {"epochs": 12.0, "least_steps": 60, "most_steps": 600, "weight_decay": 0.05}
+
+
 @method(
     "scratch",
     trains="network",
     cost=3,
     restore=functools.partial(_tuned.restore, _redrawn),
-    shared=_tuned.SHARED,
+    **_tuned.facts(**LONGER),
 )
 def scratch(
     model: Encoder,
@@ -41,7 +44,7 @@ def scratch(
 
     learning_rate: peak, for what learns in the network. training: see ``_tuned.Training``.
     """
-    longer: _tuned.Training = {"epochs": 12.0, "least_steps": 60, "most_steps": 600, "weight_decay": 0.05}
+    chosen: _tuned.Training = {**LONGER, **training}
     return _tuned.tune(
         model,
         cases,
@@ -52,5 +55,5 @@ def scratch(
         learning_rate=learning_rate,
         from_probe=False,
         frozen_statistics=False,
-        **{**longer, **training},
+        **chosen,
     )

@@ -70,7 +70,7 @@ def _framed(network: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     trains="part",
     cost=2,
     restore=functools.partial(_tuned.restore, _prompts),
-    shared=_tuned.SHARED,
+    **_tuned.FACTS,
 )
 def visual_prompt(
     model: Encoder,

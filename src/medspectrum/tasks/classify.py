@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from medspectrum.case import Case, ClassTarget
+from medspectrum.case import Case, CaseSet, ClassTarget
+from medspectrum.engine.threads import one_blas_thread
 from medspectrum.errors import UserError
-from medspectrum.metrics.bootstrap import RESAMPLES, intervals, resampled
+from medspectrum.metrics.bootstrap import RESAMPLES, intervals, paired_difference, resampled
 from medspectrum.metrics.classification import one_class
 from medspectrum.registry import task
 
@@ -22,6 +23,7 @@ class Classify:
     """One class per case; scored by AUC unless another score is named primary."""
 
     name = "classify"
+    strata = 2
 
     def __init__(self, classes: Sequence[str], *, primary: str = "auc") -> None:
         """classes: the columns of every prediction, in order; for two, the last is the positive one."""
@@ -36,18 +38,47 @@ class Classify:
         self.primary = primary
         self._index = {label: i for i, label in enumerate(self.classes)}
 
+    @classmethod
+    def of(cls, cases: Sequence[Case]) -> Classify:
+        """The task that the cases' own classes ask for. Raises UserError where they carry none."""
+        if not any(case.asked(ClassTarget) for case in cases):
+            masks = any(case.target is not None for case in cases)
+            found = "masks or boxes, but no class" if masks else "no label"
+            raise UserError(
+                f"the {len(cases)} cases carry {found}; classification needs a class per case: sort images "
+                "into a folder per class, or name the column with --label"
+            )
+        return cls(CaseSet("", "", tuple(cases)).labels())
+
+    def lacking(self, case: Case) -> str:
+        """Why the case cannot be learned from or judged; '' where it can."""
+        found = case.asked(ClassTarget)
+        if found is None:
+            return "has no label"
+        return "" if found.label in self._index else f"its class {found.label!r} is unknown to the predictor"
+
+    def stratum(self, case: Case) -> str:
+        """The class."""
+        return self.classes[self.target(case)]
+
+    def fingerprint(self, case: Case) -> int:
+        """The class as an index."""
+        return self.target(case)
+
     def target(self, case: Case) -> int:
         """The case's class as an index into ``classes``. Raises UserError where it has none of them."""
-        if not isinstance(case.target, ClassTarget):
+        asked = case.asked(ClassTarget)
+        if asked is None:
             raise UserError(f"case {case.id} has no class; leave it out or give it a label.")
-        found = self._index.get(case.target.label)
+        found = self._index.get(asked.label)
         if found is None:
             raise UserError(
-                f"case {case.id} has the class {case.target.label!r}, which is none of "
+                f"case {case.id} has the class {asked.label!r}, which is none of "
                 f"{', '.join(self.classes)}; correct the label or train anew with this class."
             )
         return found
 
+    @one_blas_thread
     def score(
         self,
         probabilities: np.ndarray,
@@ -71,12 +102,40 @@ class Classify:
             **self._parts(probabilities, truth, cases, resamples=0, seed=seed),
         }
 
+    @one_blas_thread
     def in_detail(
         self, probabilities: np.ndarray, cases: Sequence[Case], *, seed: int = 0, resamples: int = RESAMPLES
     ) -> dict[str, Any]:
         """``per_class`` and ``per_centre`` with their intervals, which cost a resampling each."""
         probabilities, truth = self._checked(probabilities, cases)
         return self._parts(probabilities, truth, cases, resamples=resamples, seed=seed)
+
+    @one_blas_thread
+    def difference(
+        self, first: np.ndarray, second: np.ndarray, cases: Sequence[Case]
+    ) -> tuple[float | None, float | None, float | None]:
+        """First minus second in the primary score, with its interval over patients."""
+        truth = np.array([self.target(case) for case in cases])
+        return paired_difference(first, second, truth, [c.patient for c in cases], score=self.primary)
+
+    def pack(self, predictions: np.ndarray) -> dict[str, np.ndarray]:
+        """The probabilities."""
+        return {"probabilities": predictions}
+
+    def unpack(self, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The probabilities, (n, k)."""
+        return arrays["probabilities"]
+
+    def shown(self, predictions: np.ndarray, cases: Sequence[Case]) -> dict[str, Any]:
+        """``truth`` (n,) indices of the classes and ``probabilities`` (n, k)."""
+        return {
+            "truth": np.array([self.target(case) for case in cases]),
+            "probabilities": predictions,
+        }
+
+    def settings(self) -> dict[str, Any]:
+        """Classes and the primary score."""
+        return {"classes": list(self.classes), "primary": self.primary}
 
     def _checked(self, probabilities: np.ndarray, cases: Sequence[Case]) -> tuple[np.ndarray, np.ndarray]:
         probabilities = np.asarray(probabilities, dtype=np.float64)

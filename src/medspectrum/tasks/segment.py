@@ -1,0 +1,333 @@
+"""Give each voxel of a case one of several labels, or none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from medspectrum import labelmap
+from medspectrum.case import Case, LazyImage, MaskTarget, label_order
+from medspectrum.errors import UserError
+from medspectrum.image import Image
+from medspectrum.labelmap import LabelMap
+from medspectrum.metrics.bootstrap import RESAMPLES, resampled
+from medspectrum.registry import task
+
+REPORTED = ("dice", "iou", "nsd", "hd95_mm", "assd_mm", "sensitivity", "precision")
+DISTANCES = ("hd95_mm", "assd_mm")
+BACKGROUND = ("background", "bg")
+MOST_LABELS = 254
+TOLERANCE_MM = 1.0
+_SAME_PLACE_MM = 1e-2
+
+
+@task("segment")
+class Segment:
+    """Outlines in every case; scored by the Dice overlap, averaged over cases and then over labels.
+
+    A label that neither the truth nor the prediction of a case holds does not count there. Where one of the
+    two lacks it, overlaps are 0 and surface distances are the diagonal of the image.
+    """
+
+    name = "segment"
+    strata = 1
+
+    def __init__(self, classes: Sequence[str], values: Sequence[int], *, primary: str = "dice") -> None:
+        """classes: names of the labels, background not among them. values: what stands for them in masks."""
+        if not classes or len(classes) != len(values) or len(set(values)) != len(values):
+            raise UserError("segmentation needs masks with at least one label above 0; check the masks")
+        if len(classes) > MOST_LABELS:
+            raise UserError(
+                f"the masks hold {len(classes)} different values; segmentation takes {MOST_LABELS} labels at "
+                "most: give label maps, not grey pictures"
+            )
+        if primary not in REPORTED or primary in DISTANCES:
+            raise UserError(f"{primary!r} cannot decide; use dice, iou, nsd, sensitivity or precision")
+        self.classes, self.values, self.primary = tuple(classes), tuple(int(v) for v in values), primary
+        self._kept: dict[str, tuple[LabelMap, tuple[float, float, float]]] = {}
+        self._why: dict[str, str] = {}
+
+    @classmethod
+    def of(cls, cases: Sequence[Case]) -> Segment:
+        """The labels that the cases' masks hold. Names come from the data set where it has some."""
+        masks = [m for case in cases if (m := case.asked(MaskTarget)) is not None]
+        if not masks:
+            raise UserError(
+                f"the {len(cases)} cases carry no mask; segmentation needs a label map per case: folders "
+                "images/ and labels/ with the same names, or a table with a column of masks (--mask)"
+            )
+        named = {value: name for mask in masks for value, name in mask.labels.items()}
+        if not named:
+            for mask in masks:
+                try:
+                    found = np.unique(_whole(mask.mask))
+                except UserError:
+                    continue  # named when the case is looked at by itself
+                named.update({int(v): str(int(v)) for v in found})
+        wanted = {v: n for v, n in named.items() if v != 0 and n.strip().lower() not in BACKGROUND}
+        order = sorted(wanted, key=lambda v: (v, label_order(wanted[v])))
+        return cls([wanted[v] for v in order], order)
+
+    def lacking(self, case: Case) -> str:
+        """Why the case cannot be learned from or judged; '' where it can."""
+        asked = case.asked(MaskTarget)
+        if asked is None:
+            return "has no mask"
+        if case.id not in self._kept and case.id not in self._why:
+            try:
+                image, mask = grid_of(case).load(), asked.mask.load()
+                labels = on_grid(mask, image, asked.mask.source, grid_of(case).source)
+                self._kept[case.id] = LabelMap.of(self._indices(labels, asked)), image.spacing_mm
+            except UserError as error:
+                self._why[case.id] = str(error)
+        return self._why.get(case.id, "")
+
+    def _indices(self, labels: np.ndarray, asked: MaskTarget) -> np.ndarray:
+        """Values of the mask as indices, 0 for background."""
+        table = {value: i + 1 for i, value in enumerate(self.values)}
+        found = np.unique(labels)
+        background = {0, *(v for v, n in asked.labels.items() if n.strip().lower() in BACKGROUND)}
+        strange = [int(v) for v in found if int(v) not in table and int(v) not in background]
+        if strange:
+            known = ", ".join(map(str, self.values))
+            raise UserError(
+                f"{asked.mask.source}: holds the value {strange[0]}, which is none of the labels ({known}); "
+                "correct the mask or its table of labels"
+            )
+        places = np.searchsorted(found, labels)
+        return np.array([table.get(int(v), 0) for v in found], np.uint8)[places]
+
+    def stratum(self, case: Case) -> str:  # noqa: ARG002 - the protocol's signature
+        """All cases are of one kind."""
+        return ""
+
+    def target(self, case: Case) -> np.ndarray:
+        """(Z, Y, X) uint8 on the image's grid: 0 background, i + 1 the i-th class. Raises UserError."""
+        return self._truth(case)[0].array()
+
+    def fingerprint(self, case: Case) -> str:
+        """The mask's content."""
+        asked = case.asked(MaskTarget)
+        return asked.mask.key() if asked else ""
+
+    def _truth(self, case: Case) -> tuple[LabelMap, tuple[float, float, float]]:
+        why = self.lacking(case)
+        if why:
+            raise UserError(f"case {case.id}: {why}")
+        return self._kept[case.id]
+
+    def score(
+        self,
+        predictions: Sequence[LabelMap],
+        cases: Sequence[Case],
+        *,
+        seed: int = 0,
+        resamples: int = RESAMPLES,
+    ) -> dict[str, Any]:
+        """Every score with its interval over patients; labels and centres without."""
+        tables = self._tables(predictions, cases)
+        return {
+            "scores": _intervals(tables, cases, seed=seed, resamples=resamples),
+            **self._parts(tables, cases, seed=seed, resamples=0),
+        }
+
+    def in_detail(
+        self,
+        predictions: Sequence[LabelMap],
+        cases: Sequence[Case],
+        *,
+        seed: int = 0,
+        resamples: int = RESAMPLES,
+    ) -> dict[str, Any]:
+        """``per_class`` and ``per_centre`` with intervals."""
+        return self._parts(self._tables(predictions, cases), cases, seed=seed, resamples=resamples)
+
+    def difference(
+        self, first: Sequence[LabelMap], second: Sequence[LabelMap], cases: Sequence[Case]
+    ) -> tuple[float | None, float | None, float | None]:
+        """First minus second in the primary score, both on the same resampled patients."""
+        ours, theirs = (self._tables(p, cases)[self.primary] for p in (first, second))
+
+        def several(weights: np.ndarray | None) -> dict[str, Any]:
+            return {"difference": _mean(ours, weights) - _mean(theirs, weights)}
+
+        found = resampled(several, [c.patient for c in cases])["difference"]
+        value, low, high = found["value"], found["low"], found["high"]
+        return value, low, high
+
+    def pack(self, predictions: Sequence[LabelMap]) -> dict[str, np.ndarray]:
+        """The label maps' runs."""
+        return labelmap.pack(predictions)
+
+    def unpack(self, arrays: Mapping[str, np.ndarray]) -> list[LabelMap]:
+        """The label maps."""
+        return labelmap.unpack(arrays)
+
+    def shown(self, predictions: Sequence[LabelMap], cases: Sequence[Case]) -> dict[str, Any]:
+        """``true_maps`` and ``label_maps`` (lists of LabelMap), ``case_score`` (n,) primary per case."""
+        table = self._tables(predictions, cases)[self.primary]
+        counted = np.maximum((~np.isnan(table)).sum(axis=1), 1)
+        return {
+            "true_maps": [self._truth(c)[0] for c in cases],
+            "label_maps": list(predictions),
+            "case_score": np.where(np.isnan(table).all(axis=1), np.nan, np.nansum(table, axis=1) / counted),
+        }
+
+    def settings(self) -> dict[str, Any]:
+        """Labels, their values in masks, and the primary score."""
+        return {"classes": list(self.classes), "values": list(self.values), "primary": self.primary}
+
+    def _tables(self, predictions: Sequence[LabelMap], cases: Sequence[Case]) -> dict[str, np.ndarray]:
+        """Scores of each case and label, (n, k); NaN where the score does not apply."""
+        from medspectrum.metrics.segmentation import segmentation_scores
+
+        if len(predictions) != len(cases) or not len(cases):
+            raise ValueError(f"{len(cases)} cases need as many label maps; got {len(predictions)}")
+        tables = {name: np.full((len(cases), len(self.classes)), np.nan) for name in REPORTED}
+        labels = range(1, len(self.classes) + 1)
+        for row, (found, case) in enumerate(zip(predictions, cases, strict=True)):
+            truth, spacing = self._truth(case)
+            scores = segmentation_scores(
+                found.array(), truth.array(), labels, spacing_mm=spacing, tolerance_mm=TOLERANCE_MM
+            )
+            diagonal = float(np.linalg.norm(np.array(truth.shape) * spacing))
+            for column, label in enumerate(labels):
+                for name in REPORTED:
+                    value = scores[label][name]
+                    tables[name][row, column] = diagonal if np.isinf(value) else value
+        return tables
+
+    def _parts(
+        self, tables: Mapping[str, np.ndarray], cases: Sequence[Case], *, seed: int, resamples: int
+    ) -> dict[str, Any]:
+        per_class = {
+            label: {
+                "n": int((np.array([column + 1 in self._truth(c)[0].values for c in cases])).sum()),
+                **_intervals(
+                    {name: t[:, column : column + 1] for name, t in tables.items()},
+                    cases,
+                    seed=seed,
+                    resamples=resamples,
+                ),
+            }
+            for column, label in enumerate(self.classes)
+        }
+        per_centre: dict[str, Any] = {}
+        if any(case.centre is not None for case in cases):
+            centres = np.array([case.centre or "unknown" for case in cases])
+            for centre in sorted(set(centres.tolist())):
+                here = np.flatnonzero(centres == centre)
+                own = [cases[int(i)] for i in here]
+                per_centre[centre] = {
+                    "n": len(own),
+                    "patients": len({c.patient for c in own}),
+                    **_intervals(
+                        {name: t[here] for name, t in tables.items()}, own, seed=seed, resamples=resamples
+                    ),
+                }
+        return {"per_class": per_class, "per_centre": per_centre}
+
+
+def grid_of(case: Case) -> LazyImage:
+    """The image whose grid the case's mask lies on: the role ``image``, else the first one."""
+    return case.images.get("image") or case.images[sorted(case.images)[0]]
+
+
+def on_grid(mask: Image, image: Image, mask_source: str, image_source: str) -> np.ndarray:
+    """The mask's labels on the image's grid, (Z, Y, X) integers.
+
+    Axes that were stored in another order or direction are turned back, which moves no voxel. Raises
+    UserError where shape, spacing or place differ otherwise, and where the mask is no label map.
+    """
+    labels = _labels(mask, mask_source)
+    known = mask.spacing_known and image.spacing_known
+    if not known:
+        if labels.shape != image.size:
+            raise UserError(_differs("shape", mask_source, labels.shape, image_source, image.size))
+        return labels
+    # where each voxel of the image lies in the mask: a permutation with signs, where the grids are one
+    turn = np.linalg.inv(mask.affine) @ image.affine
+    whole = np.rint(turn[:3, :3])
+    steps = np.abs(turn[:3, :3] - whole).max() * max(image.size)
+    if np.abs(whole).sum() != 3 or abs(abs(np.linalg.det(whole)) - 1) > 1e-6 or steps > 0.5:
+        raise UserError(
+            f"{mask_source}: spacing or direction ({_mm(mask)}) differs from its image {image_source} "
+            f"({_mm(image)}); resample the mask to its image's grid"
+        )
+    source = [int(np.flatnonzero(whole[:, axis])[0]) for axis in range(3)]  # x, y, z of the mask
+    turned = labels.transpose([2 - source[2 - axis] for axis in range(3)])
+    for axis in range(3):
+        if whole[source[2 - axis], 2 - axis] < 0:
+            turned = np.flip(turned, axis)
+    if turned.shape != image.size:
+        raise UserError(_differs("shape", mask_source, turned.shape, image_source, image.size))
+    first = (turn @ np.array([0, 0, 0, 1.0]))[:3]
+    expected = [
+        0.0 if whole[s, axis] > 0 else labels.shape[2 - s] - 1.0
+        for axis, s in sorted(((a, source[a]) for a in range(3)), key=lambda pair: pair[1])
+    ]
+    away = float(np.linalg.norm((first - expected) * np.array(mask.spacing_mm[::-1])))
+    if away > 0.5 * min(mask.spacing_mm) + _SAME_PLACE_MM:
+        raise UserError(
+            f"{mask_source}: lies {away:.1f} mm away from its image {image_source}; check that they belong "
+            "together, or resample the mask to its image's grid"
+        )
+    return np.ascontiguousarray(turned)
+
+
+def _labels(mask: Image, source: str) -> np.ndarray:
+    """The label map of a mask file. Equal colour channels are taken for one, fractions of none refused."""
+    array = mask.array
+    if array.shape[0] in (3, 4) and all(np.array_equal(array[0], c) for c in array[1:3]):
+        array = array[:1]
+    if array.shape[0] != 1:
+        raise UserError(
+            f"{source}: a mask has one channel, this has {array.shape[0]}; save label values, not colours"
+        )
+    labels = array[0]
+    if labels.dtype.kind == "f":
+        if not np.array_equal(labels, np.rint(labels)):
+            raise UserError(f"{source}: holds fractions; a mask holds whole numbers")
+        labels = labels.astype(np.int32)
+    return labels
+
+
+def _whole(mask: LazyImage) -> np.ndarray:
+    return _labels(mask.load(), mask.source)
+
+
+def _differs(what: str, mask: str, found: tuple[int, ...], image: str, wanted: tuple[int, ...]) -> str:
+    ours, theirs = (" x ".join(map(str, size)) for size in (found, wanted))
+    return f"{mask}: has the {what} {ours}, its image {image} has {theirs}; give the mask on its image's grid"
+
+
+def _mm(image: Image) -> str:
+    return " x ".join(f"{s:.3g}" for s in image.spacing_mm) + " mm"
+
+
+def _mean(table: np.ndarray, weights: np.ndarray | None) -> Any:
+    """Mean over cases, then over labels; float, or (R,) for weights (n, R). NaN where nothing counts."""
+    columns = np.ones((len(table), 1)) if weights is None else weights
+    counts = ~np.isnan(table)
+    sums = columns.T @ np.where(counts, table, 0.0)
+    numbers = columns.T @ counts.astype(np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        means = np.where(numbers > 0, sums / numbers, np.nan)
+    applies = ~np.isnan(means)
+    total = np.where(applies, means, 0.0).sum(axis=1)
+    found = np.where(applies.any(axis=1), total / np.maximum(applies.sum(axis=1), 1), np.nan)
+    return float(found[0]) if weights is None else found
+
+
+def _several(tables: Mapping[str, np.ndarray], weights: np.ndarray | None) -> dict[str, Any]:
+    return {name: _mean(table, weights) for name, table in tables.items()}
+
+
+def _intervals(
+    tables: Mapping[str, np.ndarray], cases: Sequence[Case], *, seed: int, resamples: int
+) -> dict[str, dict[str, float | None]]:
+    patients = [case.patient for case in cases]
+    return resampled(partial(_several, tables), patients, resamples=resamples, seed=seed)
