@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from medspectrum.evaluate import evaluate as evaluate
     from medspectrum.evaluate import predict as predict
     from medspectrum.explore import explore as explore
+    from medspectrum.register import register as register
 
 
 class _Package(types.ModuleType):

@@ -15,6 +15,7 @@ def show(verb: str, result: Any) -> None:
         "explore": _explore,
         "predict": _predict,
         "evaluate": _evaluate,
+        "register": _register,
         "doctor": _doctor,
     }
     if verb in printers:
@@ -115,6 +116,20 @@ def _evaluate(console: Any, results: dict[str, Any]) -> None:
     _table(console, rows, {"score": "score", "value": "value", "low": "95 % interval from", "high": "to"})
     _left_out(console, results)
     console.print(Text(f"report: {results['report']}"))
+
+
+def _register(console: Any, result: dict[str, Any]) -> None:
+    from rich.text import Text
+
+    console.print(
+        Text(
+            f"{result['method']}: {result['seconds']:.2f} s, folding {result['folding']:.3%}, MIND distance "
+            f"{result['mind_distance_before']:.4f} before and {result['mind_distance_after']:.4f} after"
+        )
+    )
+    for label, score in result.get("dice", {}).items():
+        console.print(Text(f"Dice of label {label}: {_word(score)}"))
+    console.print(Text(f"files in {result['out']}: {', '.join(result['files'].values())}"))
 
 
 def _left_out(console: Any, result: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ VERBS = {
     "explore": "medspectrum.explore",
     "predict": "medspectrum.evaluate",
     "evaluate": "medspectrum.evaluate",
+    "register": "medspectrum.register",
     "models": "medspectrum.catalogue",
     "methods": "medspectrum.catalogue",
     "tasks": "medspectrum.catalogue",

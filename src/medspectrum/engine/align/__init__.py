@@ -1,0 +1,1 @@
+"""Bringing one image onto another: descriptors, an affine start, dense steps, and what carries them."""
