@@ -33,3 +33,24 @@ def blas_libraries() -> Any:
     from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController()
+
+
+def one_torch_thread(function: Callable[P, T]) -> Callable[P, T]:
+    """Decorator: torch works on one thread while the function does, for the same reason.
+
+    For work in many small steps it is also the quicker way where the processors are shared: threads that
+    wait for each other at every step wait for whatever else runs.
+    """
+
+    @functools.wraps(function)
+    def limited(*args: P.args, **kwargs: P.kwargs) -> T:
+        import torch
+
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            torch.set_num_threads(before)
+
+    return limited

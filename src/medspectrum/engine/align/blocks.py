@@ -120,11 +120,13 @@ def coupled_convex(cost: Any, steps: Any, *, couplings: Sequence[float] = COUPLI
 
     shape = cost.shape[1:]
     radii = [1 if n > 1 else 0 for n in shape]
-    flat = (cost / cost.mean().clamp(min=1e-12)).reshape(len(steps), -1)
-    field = box(steps[flat.argmin(dim=0)].T.reshape(3, *shape), radii)
+    flat = (cost / cost.mean().clamp(min=1e-12)).reshape(len(steps), -1).T.contiguous()
+    field = box(steps[flat.argmin(dim=1)].T.reshape(3, *shape), radii)
     for coupling in couplings:
-        apart = torch.cdist(steps, field.reshape(3, -1).T.contiguous()).square_()
-        best = (flat + coupling * apart).argmin(dim=0)
+        now = field.reshape(3, -1).T.contiguous()
+        # |s - f|^2 = |s|^2 - 2 s f + |f|^2, whose last part is the same for every step
+        apart = torch.addmm(steps.square().sum(dim=1)[None], now, steps.T, alpha=-2.0)
+        best = torch.add(flat, apart, alpha=coupling).argmin(dim=1)
         field = box(steps[best].T.reshape(3, *shape), radii)
     return field
 

@@ -36,7 +36,7 @@ def refine(
     field: Any,
     *,
     coarser: int = 2,
-    rounds: int = 60,
+    rounds: int = 40,
     rate: float = 0.5,
     stiffness: float = 0.3,
     no_fold: float = 10.0,

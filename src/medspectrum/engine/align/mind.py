@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from medspectrum.engine.align.smooth import along, box_matrix
 from medspectrum.image import Image
 from medspectrum.transforms import finite_range, window, with_channels
 
@@ -54,14 +55,16 @@ def mind(
 
 def box(values: Any, radii: Any) -> Any:
     """Means of a tensor (K, Z, Y, X) over boxes of ``2 r + 1`` voxels, edges repeated."""
-    import torch
-
     made = values
-    for axis, r in enumerate(radii):
-        if r:
-            reach = [r if a == axis else 0 for a in range(3)]
-            kernel = [2 * r + 1 if a == axis else 1 for a in range(3)]
-            made = torch.nn.functional.avg_pool3d(_padded(made[None], reach), kernel, stride=1)[0]
+    for axis, (r, n) in enumerate(zip(radii, values.shape[1:], strict=True)):
+        if r == 1:
+            reach = [1 if a == axis else 0 for a in range(3)]
+            wide = _padded(made[None], reach)[0]
+            made = wide.narrow(axis + 1, 0, n) + wide.narrow(axis + 1, 1, n)
+            made += wide.narrow(axis + 1, 2, n)
+            made *= 1 / 3
+        elif r:
+            made = along(made, box_matrix(n, r), axis + 1)
     return made
 
 

@@ -19,6 +19,7 @@ from medspectrum.engine.align.dense import convex_start, refine
 from medspectrum.engine.align.grid import Grid, grid_of, inside, resampled, shrunk
 from medspectrum.engine.align.mind import constant, grey, locally_normalised, mind
 from medspectrum.engine.align.move import in_mm, resized, unfolded
+from medspectrum.engine.threads import one_torch_thread
 from medspectrum.errors import UserError
 from medspectrum.image import Image
 
@@ -45,6 +46,7 @@ class Alignment:
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
+@one_torch_thread
 def align(
     moving: Image,
     fixed: Image,
@@ -61,7 +63,7 @@ def align(
     middles of both images onto each other. pre: ``rigid``, ``affine`` or ``none``, before a dense method.
     features: (of the moving, of the fixed), feature maps (C, Z, Y, X) with their affines, used beside the
     descriptors by ``convex_adam``. most_voxels: of the working lattice; more are finer and slower.
-    Equal input gives equal bits on one machine with one number of threads.
+    It runs on one thread: equal input gives equal bits, and several pairs may run side by side.
 
     Raises UserError where an image is blank, or where both do not overlap.
     """

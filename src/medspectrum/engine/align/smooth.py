@@ -22,6 +22,14 @@ def _gaussian(n: int, sigma: float) -> Any:
 
 
 @lru_cache(maxsize=256)
+def box_matrix(n: int, radius: int) -> Any:
+    """(n, n): means over ``2 radius + 1`` neighbours, edges repeated."""
+    import torch
+
+    return torch.from_numpy(_banded(n, np.full(2 * radius + 1, 1 / (2 * radius + 1))))
+
+
+@lru_cache(maxsize=256)
 def _slope(n: int) -> Any:
     """(n, n): central differences, edges repeated."""
     import torch
