@@ -24,7 +24,7 @@ def simpleitk() -> Any:
     try:
         import SimpleITK
     except ImportError as error:
-        raise UserError("this method needs SimpleITK: pip install SimpleITK") from error
+        raise UserError('this method needs SimpleITK: pip install "medspectrum[itk]"') from error
     return SimpleITK
 
 
