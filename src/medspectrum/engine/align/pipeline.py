@@ -19,6 +19,7 @@ from medspectrum.engine.align.dense import convex_start, refine
 from medspectrum.engine.align.grid import Grid, grid_of, inside, resampled, shrunk
 from medspectrum.engine.align.mind import constant, grey, locally_normalised, mind
 from medspectrum.engine.align.move import in_mm, resized, unfolded
+from medspectrum.engine.align.polish import polished
 from medspectrum.engine.threads import one_torch_thread
 from medspectrum.errors import UserError
 from medspectrum.image import Image
@@ -94,8 +95,10 @@ def align(
         coarse = working_grid(grid_of(b), MOST_START_VOXELS)
         fine_a, fine_b = shrunk(a, own_spacing(a, coarse)), shrunk(b, coarse.spacing_mm)
         first = matched(fine_a, fine_b, coarse, first, rigid=True)
+        first = polished(fine_a, fine_b, coarse, first, rigid=True)
         if kind == "affine":
             first = matched(fine_a, fine_b, coarse, first, rigid=False, rounds=((4, 2), (3, 2), (3, 2)))
+            first = polished(fine_a, fine_b, coarse, first, rigid=False)
     grid = working_grid(grid_of(b), most_voxels)
     if method in ("rigid", "affine"):
         import torch
