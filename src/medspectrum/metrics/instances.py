@@ -10,8 +10,8 @@ at most one, so that as many as possible reach a threshold, and of equally many 
 * ``pq`` = ``dq`` x ``sq``: panoptic quality (Kirillov et al. 2019, arXiv:1801.00868) of one class. ``dq``
   is F1 of the matches with an IoU above 0.5, ``sq`` the mean IoU of those (NaN without any).
 * ``aji``: aggregated Jaccard index (Kumar et al. 2017, doi:10.1109/TMI.2017.2677499). Every true instance
-  takes the prediction of the highest IoU, which may be taken again; predictions that no true instance took
-  count in full in the denominator.
+  takes the prediction of the highest IoU (of equals, the lowest number), which may be taken again;
+  predictions that no true instance took count in full in the denominator.
 
 An image without any instance in either map gives NaN, which means leave out; one with instances in one map
 only gives 0.
