@@ -12,7 +12,9 @@ from medspectrum import registry
 from medspectrum.errors import UserError
 from medspectrum.tasks.classify import Classify
 
-METHODS = registry.entries("method")
+METHODS = {
+    n: e for n, e in registry.entries("method").items() if e.facts.get("task", "classify") == "classify"
+}
 TRAINS = {"nothing", "head", "part", "network"}
 
 

@@ -68,7 +68,7 @@ def test_the_worse_half_is_dropped_and_the_best_reaches_the_full_budget():
     _, dropped = run(lab, [config("probe", 0), *(config(n, 2) for n in worth if n != "probe")])
     assert ("lora", "full") in lab.ran
     assert ("partial", "full") not in lab.ran
-    assert {d.method: d.reason for d in dropped}["partial"] == "in the worse half at 5 cases per class"
+    assert {d.method: d.reason for d in dropped}["partial"] == "in the worse half at the budget of 5"
 
 
 def test_what_is_the_same_for_every_budget_is_not_multiplied():
@@ -82,5 +82,5 @@ def test_what_does_not_fit_is_not_begun_and_is_told():
     lab = Lab(6 * PREDICTING, {"probe": 0.8, "lora": 0.9})
     _, dropped = run(lab, [config("probe", 0), config("lora", 2, image_seconds=1.0)])
     assert all(method == "probe" for method, _ in lab.ran)
-    assert dropped[0].reason.startswith("5 cases per class would take about 1000 s, 8 s were left")
+    assert dropped[0].reason.startswith("the budget of 5 would take about 1000 s, 8 s were left")
     assert lab.left == pytest.approx(PREDICTING)

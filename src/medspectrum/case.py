@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -115,7 +116,8 @@ def label_order(label: str) -> tuple[int, float, str]:
 class Features:
     """What an encoder sees, rows in the order of the images asked for.
 
-    pooled: (n, d) float32. tokens: (n, d, h, w) or None. maps: fine to coarse, each (n, c, h, w).
+    pooled: (n, d) float32, d = 0 where another level was asked for. tokens: (n, d, h, w) or None.
+    maps: fine to coarse, each (n, c, h, w).
     """
 
     pooled: np.ndarray
@@ -156,12 +158,16 @@ class Model(Protocol):
         ...
 
     def ensure(
-        self, images: Sequence[LazyImage], progress: Callable[[int, int], None] | None = None
+        self,
+        images: Sequence[LazyImage],
+        progress: Callable[[int, int], None] | None = None,
+        *,
+        level: str = "pooled",
     ) -> list[LeftOut]:
         """Compute and keep missing features; gives the images that could not be read, with reasons."""
         ...
 
-    def seconds_per_image(self) -> tuple[float, float]:
+    def seconds_per_image(self, level: str = "pooled") -> tuple[float, float]:
         """What embedding one image cost here when it was measured: wall and processor seconds."""
         ...
 
@@ -189,8 +195,17 @@ class Task(Protocol):
         ...
 
     @property
+    def level(self) -> str:
+        """The features that its methods read off frozen encoders: ``pooled`` or ``maps``."""
+        ...
+
+    @property
     def strata(self) -> int:
         """How many strata the labelled cases must have at least."""
+        ...
+
+    def seen(self, case: Case) -> Sequence[LazyImage]:
+        """The images that an encoder embeds for the case."""
         ...
 
     def lacking(self, case: Case) -> str:
@@ -237,6 +252,10 @@ class Task(Protocol):
 
     def shown(self, predictions: Any, cases: Sequence[Case]) -> dict[str, Any]:
         """What a report draws of the predictions, beside case, patient and centre."""
+        ...
+
+    def write(self, predictions: Any, cases: Sequence[Case], out: Path | None) -> Path:
+        """Write answers for people and other programs; gives the file or folder, a usual one for None."""
         ...
 
     def settings(self) -> dict[str, Any]:

@@ -35,6 +35,7 @@ def describe(
     centre: str | None = None,
     split: str | None = None,
     patient_pattern: str | None = None,
+    mask: str | None = None,
     cache: Path | None = None,
     workers: int = 2,
     quiet: bool = True,
@@ -50,6 +51,7 @@ def describe(
     centre: column with the centre (tables).
     split: column with train, val or test (tables).
     patient_pattern: regular expression whose first group is the patient in a file's name.
+    mask: column with the path of the label map (tables).
     cache: folder where facts are kept, so that a second look decodes nothing.
     workers: processes that read files.
     quiet: show no progress.
@@ -60,7 +62,14 @@ def describe(
     from medspectrum import store
     from medspectrum.progress import progress_for
 
-    columns = {"image": image, "label": label, "patient": patient, "centre": centre, "split": split}
+    columns = {
+        "image": image,
+        "label": label,
+        "mask": mask,
+        "patient": patient,
+        "centre": centre,
+        "split": split,
+    }
     case_set = load(data, layout=layout, cache=cache, patient_pattern=patient_pattern, **columns)
     with progress_for(quiet=quiet) as progress:
         facts = describe_cases(

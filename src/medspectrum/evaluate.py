@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from medspectrum import __version__, registry, store
-from medspectrum.case import Case, CaseSet, LeftOut, Prediction, Task
+from medspectrum.case import Case, CaseSet, LeftOut, Task
 from medspectrum.errors import UserError
 from medspectrum.outcome import Thumbnails, for_report, plain, write_left_out
 from medspectrum.plan import Plan
@@ -24,7 +20,7 @@ def predict(
     predictor: Path,
     data: Path,
     *,
-    out: Path = Path("predictions.csv"),
+    out: Path | None = None,
     layout: str | None = None,
     image: str | None = None,
     patient: str | None = None,
@@ -36,7 +32,8 @@ def predict(
 
     predictor: the folder 'predictor' of a finished run.
     data: folder, table, archive or single image of new cases; labels are not needed.
-    out: CSV file: case, patient, one probability column per class, prediction.
+    out: CSV file (case, patient, one probability column per class, prediction), or for masks a folder; here
+        predictions.csv or predictions/ where not given.
     layout: name of the data's layout where it is not recognised by itself.
     image: column(s) with image paths, separated by commas (tables).
     patient: column with the patient (tables).
@@ -49,13 +46,14 @@ def predict(
     """
     plan = Plan(layout=layout, image=image, patient=patient, patient_pattern=patient_pattern)
     with progress_for(quiet=quiet) as progress:
-        saved, case_set, left_out = _open(predictor, data, plan, cache, progress)
-        predictions = saved(case_set.cases)
-    _write_predictions(Path(out), saved.classes, predictions)
-    write_left_out(Path(out).with_name("left_out.csv"), [asdict(x) for x in left_out])
+        saved, task, case_set, left_out = _open(predictor, data, plan, cache, progress)
+        predictions = saved.predictor.predict(case_set.cases)
+        written = task.write(predictions, case_set.cases, out)
+    beside = written if written.is_dir() else written.parent
+    write_left_out(beside / "left_out.csv", [asdict(x) for x in left_out])
     return {
-        "cases": len(predictions),
-        "out": str(out),
+        "cases": len(case_set.cases),
+        "out": str(written),
         "classes": list(saved.classes),
         "left_out": [asdict(x) for x in left_out],
     }
@@ -74,6 +72,7 @@ def evaluate(
     split: str | None = None,
     part: str | None = None,
     patient_pattern: str | None = None,
+    mask: str | None = None,
     seed: int = 0,
     cache: Path | None = None,
     quiet: bool = False,
@@ -91,6 +90,7 @@ def evaluate(
     split: column with train, val or test (tables).
     part: judge on this part of a given split only (train, val or test); all cases where not given.
     patient_pattern: regular expression whose first group is the patient in a file's name.
+    mask: column with the path of the label map (tables).
     seed: where the resampling of patients starts.
     cache: folder for features, shared between runs.
     quiet: show no progress.
@@ -106,16 +106,15 @@ def evaluate(
         centre=centre,
         split=split,
         patient_pattern=patient_pattern,
+        mask=mask,
     )
     folder = Path(out)
     with progress_for(quiet=quiet) as progress:
-        saved, case_set, left_out = _open(predictor, data, plan, cache, progress)
-        task = registry.find("task", saved.facts["task"]).thing(**saved.facts["task_settings"])
+        saved, task, case_set, left_out = _open(predictor, data, plan, cache, progress)
         cases, unusable = _judgeable(case_set.cases, task, part)
         left_out += unusable
-        predictions = saved(cases)
-        probabilities = np.array([p.probabilities for p in predictions])
-        judged = task.score(probabilities, cases, seed=seed) | task.in_detail(probabilities, cases, seed=seed)
+        predictions = saved.predictor.predict(cases)
+        judged = task.score(predictions, cases, seed=seed) | task.in_detail(predictions, cases, seed=seed)
     results = plain(
         {
             "version": __version__,
@@ -128,14 +127,14 @@ def evaluate(
         }
     )
     store.write_json(folder / "evaluation.json", results)
-    _write_predictions(folder / "predictions.csv", saved.classes, predictions)
+    task.write(predictions, cases, folder / ("predictions.csv" if task.name == "classify" else "predictions"))
     write_left_out(folder / "left_out.csv", results["left_out"])
     from medspectrum.report import write_evaluation
 
     write_evaluation(
         folder / "report.html",
         results,
-        predictions=for_report(probabilities, cases, task),
+        predictions=for_report(predictions, cases, task),
         thumbnails=Thumbnails(cases),
     )
     return results
@@ -143,25 +142,26 @@ def evaluate(
 
 def _open(
     predictor: Path, data: Path, plan: Plan, cache: Path | None, progress: Progress
-) -> tuple[SavedPredictor, CaseSet, list[LeftOut]]:
+) -> tuple[SavedPredictor, Task, CaseSet, list[LeftOut]]:
     """The predictor, the cases whose images can be embedded, and what had to be left out."""
     from medspectrum.datasets import load
 
     folder = store.cache_folder(cache)
     saved = load_predictor(Path(predictor), cache=folder)
+    task: Task = registry.find("task", saved.facts["task"]).thing(**saved.facts["task_settings"])
     case_set = load(Path(data), layout=plan.layout, cache=folder, **plan.columns())
     left_out = list(case_set.left_out)
     cases: Sequence[Case] = case_set.cases
     if saved.model is not None:
-        images = [image for c in cases for image in c.images.values()]
+        images = [image for c in cases for image in task.seen(c)]
         step = progress.step(f"embedding by {saved.facts['model']}")
-        failed = {x.source: x for x in saved.model.ensure(images, progress=step)}
+        failed = {x.source: x for x in saved.model.ensure(images, progress=step, level=task.level)}
         left_out += failed.values()
-        cases = tuple(c for c in cases if not any(i.source in failed for i in c.images.values()))
+        cases = tuple(c for c in cases if not any(i.source in failed for i in task.seen(c)))
     if not cases:
         told = f"; {left_out[0].source}: {left_out[0].reason}" if left_out else ""
         raise UserError(f"{data}: none of its {len(case_set.cases)} cases can be read{told}")
-    return saved, CaseSet(case_set.name, case_set.layout, tuple(cases)), left_out
+    return saved, task, CaseSet(case_set.name, case_set.layout, tuple(cases)), left_out
 
 
 def _judgeable(cases: Sequence[Case], task: Task, part: str | None) -> tuple[list[Case], list[LeftOut]]:
@@ -182,12 +182,3 @@ def _judgeable(cases: Sequence[Case], task: Task, part: str | None) -> tuple[lis
             f"({', '.join(task.classes)}); name the column with --label or correct the labels"
         )
     return known, left_out
-
-
-def _write_predictions(path: Path, classes: Sequence[str], predictions: Sequence[Prediction]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["case", "patient", *classes, "prediction"])
-    for p in predictions:
-        writer.writerow([p.case, p.patient, *(f"{value:.6f}" for value in p.probabilities), p.label])
-    store.write_bytes(path, text.getvalue().encode())

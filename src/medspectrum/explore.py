@@ -17,7 +17,7 @@ from medspectrum.budgets import Split, make_split, nested_budgets
 from medspectrum.case import Case, LazyImage, LeftOut, Task
 from medspectrum.errors import UserError
 from medspectrum.outcome import write_outcome
-from medspectrum.plan import Plan, make_plan
+from medspectrum.plan import Plan, make_plan, methods_for
 from medspectrum.predictor import NO_MODEL
 from medspectrum.progress import Progress, progress_for
 from medspectrum.runner import Runner, run_here, run_on_dask
@@ -29,6 +29,8 @@ PROBE = 128  # images embedded to see how fast a model is here; fewer would most
 EMBEDDING_SHARE = 0.7  # of the time left, at most, goes to embedding by one more model,
 CONTROL_SHARE = 0.3  # or by one more control
 FORMAT = 1
+MAGNIFY = {"pooled": 4.0, "maps": 2.5}
+"""How much small images are enlarged before they are embedded: maps of many planes take much room."""
 
 
 def explore(
@@ -57,6 +59,7 @@ def explore(
     centre: str | None = None,
     split: str | None = None,
     patient_pattern: str | None = None,
+    mask: str | None = None,
     cache: Path | None = None,
     quiet: bool = False,
 ) -> dict[str, Any]:
@@ -86,6 +89,7 @@ def explore(
     centre: column with the centre (tables).
     split: column with train, val or test (tables).
     patient_pattern: regular expression whose first group is the patient in a file's name.
+    mask: column with the path of the label map (tables).
     cache: folder for features and finished trials, shared between runs.
     quiet: show no progress.
 
@@ -123,18 +127,19 @@ def _explore(
     left_out.extend(split.left_out)
     spent = _Spent(out / "progress.json", plan, started)
     parts = (split.train, split.val, split.test)
-    images = [image for part in parts for c in part for image in c.images.values()]
-    encoders, skipped = _encoders(plan, facts, images, folder)
-    failed = _embed(encoders, images, progress, spent, skipped)
+    images = [image for part in parts for c in part for image in task.seen(c)]
+    magnify = MAGNIFY[task.level]
+    encoders, skipped = _encoders(plan, facts, images, folder, magnify)
+    failed = _embed(encoders, images, task.level, progress, spent, skipped)
     left_out.extend(failed)
-    split = _without(split, {f.source for f in failed})
+    split = _without(split, {f.source for f in failed}, task)
     chain = nested_budgets(split.train, plan.budgets, draws=plan.draws, seed=plan.seed, stratum=task.stratum)
     runner = Runner(
         split, {(b.name, b.draw): b for b in chain}, task, folder, plan.threads or os.cpu_count() or 1
     )
     for name, encoder in encoders.items():
         runner.use(name, encoder.size[-1], encoder)
-    configs = _configs(plan, encoders, skipped, len(split.val) + len(split.test))
+    configs = _configs(plan, encoders, skipped, task.level, len(split.val) + len(split.test))
     with _executor(runner, plan, progress, skipped, spent, total=len(configs) * len(chain)) as execute:
         records, dropped = run_schedule(
             configs,
@@ -172,7 +177,7 @@ def _keyed(case: Case) -> Case:
 
 
 def _encoders(
-    plan: Plan, facts: dict[str, Any], images: Sequence[LazyImage], cache: Path
+    plan: Plan, facts: dict[str, Any], images: Sequence[LazyImage], cache: Path, magnify: float
 ) -> tuple[dict[str, Any], list[Dropped]]:
     """The models to try, cheap first, each with its random twin; and those left aside with the reason."""
     from medspectrum.models import resolve
@@ -186,7 +191,7 @@ def _encoders(
         if lacking:
             skipped.append(Dropped(name, "", lacking))
             continue
-        encoders[name] = encoder if plan.size else encoder.for_images(images)
+        encoders[name] = encoder if plan.size else encoder.for_images(images, magnify=magnify)
     if not encoders:
         told = "; ".join(f"{d.model}: {d.reason}" for d in skipped) or "none is registered"
         raise UserError(f"no model can be used on these data ({told}); see medspectrum doctor")
@@ -200,6 +205,7 @@ def _rank(encoder: Any) -> tuple[bool, float, str]:
 def _embed(
     encoders: dict[str, Any],
     images: Sequence[LazyImage],
+    level: str,
     progress: Progress,
     spent: _Spent,
     skipped: list[Dropped],
@@ -211,10 +217,10 @@ def _embed(
         if encoder is None:
             continue
         begun = time.monotonic()
-        missing = encoder.missing(images)
+        missing = encoder.missing(images, level=level)
         if spent.limited and name != next(iter(encoders)) and missing > PROBE:
-            encoder.ensure(images[:PROBE])
-            expected = encoder.seconds_per_image()[0] * missing
+            encoder.ensure(images[:PROBE], level=level)
+            expected = encoder.seconds_per_image(level)[0] * missing
             share = CONTROL_SHARE if encoder.card.level == "control" else EMBEDDING_SHARE
             if expected > share * spent.remaining():
                 del encoders[name]
@@ -223,29 +229,34 @@ def _embed(
                     Dropped(name, "", f"embedding would take about {expected / 60:.1f} min of the time left")
                 )
                 continue
-        for lost in encoder.ensure(images, progress=progress.step(f"embedding by {name}")):
+        for lost in encoder.ensure(images, progress=progress.step(f"embedding by {name}"), level=level):
             failed[lost.source] = lost
         spent.embedding += time.monotonic() - begun
     return list(failed.values())
 
 
-def _without(split: Split, sources: set[str]) -> Split:
+def _without(split: Split, sources: set[str], task: Task) -> Split:
     """The split less the cases one of whose images could not be embedded."""
     if not sources:
         return split
 
     def keep(cases: Sequence[Case]) -> tuple[Case, ...]:
-        return tuple(c for c in cases if not any(i.source in sources for i in c.images.values()))
+        return tuple(c for c in cases if not any(i.source in sources for i in task.seen(c)))
 
     return replace(split, train=keep(split.train), val=keep(split.val), test=keep(split.test))
 
 
-def _configs(plan: Plan, encoders: dict[str, Any], skipped: list[Dropped], judged: int) -> list[Config]:
+def _configs(
+    plan: Plan, encoders: dict[str, Any], skipped: list[Dropped], level: str, judged: int
+) -> list[Config]:
     """Every combination of model, method and settings that makes sense; ``judged`` cases are predicted."""
-    known = registry.entries("method")
-    names = plan.methods or tuple(known)
+    names = plan.methods or methods_for(plan.task)
     configs = []
     for method in (registry.find("method", name) for name in names):
+        why = method.facts["available"]() if "available" in method.facts else ""
+        if why:
+            skipped.append(Dropped("", method.name, why))
+            continue
         for settings in settings_grid(plan.method_settings.get(method.name, {})):
             if not method.facts.get("needs_model", True):
                 configs.append(Config(NO_MODEL, None, method, settings, True, 0.0))
@@ -269,7 +280,7 @@ def _configs(plan: Plan, encoders: dict[str, Any], skipped: list[Dropped], judge
                         settings,
                         control,
                         float(encoder.card.parameters),
-                        encoder.seconds_per_image()[0],
+                        encoder.seconds_per_image(level)[0],
                         judged,
                     )
                 )

@@ -38,10 +38,13 @@ def packed(keys: Sequence[str]) -> np.ndarray:
 
 
 class FeatureStore:
-    """Rows of float32 by key, in one folder. Several instances may use the folder at once."""
+    """Rows of numbers by key, in one folder. Several instances may use the folder at once.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    kept: how rows lie on disk; half precision for maps, which are large and are looked at through weights.
+    """
+
+    def __init__(self, folder: Path, *, kept: type[np.floating] = np.float32) -> None:
+        self.folder, self.kept = folder, kept
         self._shards: list[Path] = []
         self._seen: set[str] = set()
         self._keys = np.empty(0, _KEY)
@@ -106,13 +109,13 @@ class FeatureStore:
         wall_seconds: float = 0.0,
         cpu_seconds: float = 0.0,
     ) -> None:
-        """Add rows (n, d) float32 as one shard, whole or not at all.
+        """Add rows (n, d) as one shard, whole or not at all.
 
         shapes: what a row is when unfolded (one shape per part). The seconds are what these rows cost.
         """
         from safetensors.numpy import save_file
 
-        rows = np.ascontiguousarray(rows, dtype=np.float32)
+        rows = np.ascontiguousarray(rows, dtype=self.kept)
         if rows.ndim != 2 or len(rows) != len(keys):
             raise ValueError(f"{len(keys)} keys need rows of (n, d); got {rows.shape}")
         if len(keys) == 0:

@@ -39,11 +39,12 @@ class Plan:
     centre: str | None = None
     split: str | None = None
     patient_pattern: str | None = None
+    mask: str | None = None
     method_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def columns(self) -> dict[str, str]:
         """What was said of the data's columns and names."""
-        named = ("image", "label", "patient", "centre", "split", "patient_pattern")
+        named = ("image", "label", "mask", "patient", "centre", "split", "patient_pattern")
         return {name: getattr(self, name) for name in named if getattr(self, name) is not None}
 
     def as_dict(self) -> dict[str, Any]:
@@ -71,6 +72,12 @@ class Plan:
 
 
 DEFAULTS = Plan()
+
+
+def methods_for(task: str) -> tuple[str, ...]:
+    """Names of the methods that serve a task."""
+    known = registry.entries("method")
+    return tuple(name for name, entry in known.items() if entry.facts.get("task", "classify") == task)
 
 
 def make_plan(path: Path | None, given: Mapping[str, Any]) -> Plan:
@@ -121,7 +128,10 @@ def _normal(key: str, value: Any) -> Any:
 def _check(plan: Plan) -> None:
     registry.find("task", plan.task)
     for name in plan.methods:
-        registry.find("method", name)
+        asked = registry.find("method", name).facts.get("task", "classify")
+        if asked != plan.task:
+            serving = ", ".join(methods_for(plan.task))
+            raise UserError(f"method {name} is for the task {asked}, not {plan.task}; there are: {serving}")
     lowest = {"draws": 1, "budget_minutes": 0, "workers": 0, "seed": 0}
     for name, low in lowest.items():
         value = getattr(plan, name)

@@ -132,9 +132,7 @@ def run_schedule(
         affordable.sort(key=lambda pair: -pair[0])
         keep = len(affordable) if index == len(rungs) - 1 else max(1, (len(affordable) + 1) // 2)
         for _, config in affordable[keep:]:
-            dropped.append(
-                Dropped(config.model, config.method.name, f"in the worse half at {_per_class(rung)}")
-            )
+            dropped.append(Dropped(config.model, config.method.name, f"in the worse half at {_spoken(rung)}"))
         alive = [config for _, config in affordable[:keep]]
     done = {(r["model"], r["method"], r["budget"], r["draw"]) for r in records}
     for config in alive:
@@ -188,13 +186,13 @@ def _rungs(budgets: Sequence[Budget]) -> list[Budget]:
     return [*numbered[::2], first[-1]]
 
 
-def _per_class(budget: Budget) -> str:
-    return "the full budget" if budget.name == FULL else f"{budget.name} cases per class"
+def _spoken(budget: Budget) -> str:
+    return "the full budget" if budget.name == FULL else f"the budget of {budget.name}"
 
 
 def _out_of_time(config: Config, rung: Budget, expected: float, left: float) -> Dropped:
     return Dropped(
         config.model,
         config.method.name,
-        f"{_per_class(rung)} would take about {expected:.0f} s, {max(left, 0):.0f} s were left",
+        f"{_spoken(rung)} would take about {expected:.0f} s, {max(left, 0):.0f} s were left",
     )

@@ -28,6 +28,8 @@ def suitable_models(plan: Plan, facts: Mapping[str, Any]) -> tuple[list[str], di
         why = ""
         if card is not None:
             why = _unsuitable(card, facts) if not plan.models else ""
+            if plan.task == "segment" and card.dims == 3:
+                why = why or "its maps are of whole volumes; outlining goes plane by plane so far"
             why = why or _not_here(entry.facts if entry else {})
             if plan.commercial_use and not card.commercial_use:
                 why = why or f"its licence ({card.licence}) does not allow commercial use"
@@ -42,8 +44,8 @@ def suitable_models(plan: Plan, facts: Mapping[str, Any]) -> tuple[list[str], di
 
 
 def _unsuitable(card: Any, facts: Mapping[str, Any]) -> str:
-    if "classify" not in card.tasks:
-        return f"serves {', '.join(card.tasks)}, not classify"
+    if not card.width:
+        return f"serves {', '.join(card.tasks)}, and gives no features"
     if card.dims == 3 and facts["sizes"]["largest"][0] == 1:
         return "reads volumes; the data are 2-D"
     found = {m for m in facts.get("modalities", {}) if m}

@@ -194,14 +194,16 @@ def flat_input(
     return np.stack(made) if image.is_volume else made[0]
 
 
-def input_side(median_side: float, *, stride: int, largest: int, smallest: int = 112) -> int:
+def input_side(
+    median_side: float, *, stride: int, largest: int, smallest: int = 112, magnify: float = 4.0
+) -> int:
     """Pixels per side worth computing for images of that median side.
 
-    The multiple of the stride nearest to four times the image's side, kept within 112 and the
+    The multiple of the stride nearest to ``magnify`` times the image's side, kept within 112 and the
     card's own size. An encoder sees nothing in a 28-pixel image blown up to 224 that it does not
     see at 112, which costs a quarter; below 112 too few tokens are left to look at.
     """
-    wanted = min(max(4.0 * median_side, float(min(smallest, largest))), float(largest))
+    wanted = min(max(magnify * median_side, float(min(smallest, largest))), float(largest))
     steps = max(1, int(np.floor(wanted / stride + 0.5)))
     return min(steps * stride, max(stride, largest // stride * stride))
 

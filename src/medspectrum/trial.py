@@ -35,8 +35,8 @@ class Trial:
 
     @property
     def label(self) -> str:
-        """For a person: ``lora on dinov2-s-derived, 5 per class, draw 2``."""
-        size = "full budget" if self.budget == "full" else f"{self.budget} per class, draw {self.draw}"
+        """For a person: ``lora on dinov2-s-derived, budget 5, draw 2``."""
+        size = "full budget" if self.budget == "full" else f"budget {self.budget}, draw {self.draw}"
         return (
             f"{self.method} on {self.model}, {size}" if self.model != NO_MODEL else f"{self.method}, {size}"
         )
@@ -104,8 +104,9 @@ def run_trial(
         test = predictor.predict(parts.test)
     with measured() as validating:
         val = predictor.predict(parts.val)
-    effort = _effort(model, parts, fitting, predicting, reads_features=reads_features)
+    effort = _effort(model, parts, task, fitting, predicting, reads_features=reads_features)
     arrays, _ = predictor.state()
+    own_level = entry.facts.get("level", "control")
     stored_mb = sum(a.nbytes for a in arrays.values()) / 1e6
     judged = task.score(test, parts.test, seed=JUDGING_SEED)
     record = {
@@ -126,7 +127,7 @@ def run_trial(
         "ms_per_prediction": 1000 * effort["predicting"]["wall_seconds"] / max(len(parts.test), 1),
         "licence": model.card.licence if model else "Apache-2.0",
         "commercial_use": model.card.commercial_use if model else True,
-        "level": model.card.level if model else "control",
+        "level": model.card.level if model else own_level,
         "effort": effort,
         "spent_seconds": fitting.wall_seconds + predicting.wall_seconds + validating.wall_seconds,
         **judged,
@@ -152,15 +153,21 @@ def run_trial(
 
 
 def _effort(
-    model: Model | None, parts: Parts, fitting: Effort, predicting: Effort, *, reads_features: bool
+    model: Model | None,
+    parts: Parts,
+    task: Task,
+    fitting: Effort,
+    predicting: Effort,
+    *,
+    reads_features: bool,
 ) -> dict[str, dict[str, float]]:
     """Embedding, fitting and predicting seconds; features from the cache count what they once cost."""
     embedding = {"wall_seconds": 0.0, "cpu_seconds": 0.0}
     predict = predicting.seconds()
     if reads_features and model is not None:
-        wall, cpu = model.seconds_per_image()
-        labelled = sum(len(c.images) for c in parts.labelled)
-        tested = sum(len(c.images) for c in parts.test)
+        wall, cpu = model.seconds_per_image(task.level)
+        labelled = sum(len(task.seen(c)) for c in parts.labelled)
+        tested = sum(len(task.seen(c)) for c in parts.test)
         embedding = {"wall_seconds": wall * labelled, "cpu_seconds": cpu * labelled}
         predict = {
             "wall_seconds": predict["wall_seconds"] + wall * tested,

@@ -78,9 +78,9 @@ def table(
     """A CSV, TSV or Parquet table whose rows are cases.
 
     image: column of paths, several joined by commas (each is a role), or a pattern over columns such as
-    ``{site}/{id:0>3}_image.png``. label, patient, centre, split, id, mask: columns; guessed by their usual
-    names where not given, ``""`` takes none. root: folder that the paths start from.
-    All other columns are kept as the case's record.
+    ``{site}/{id:0>3}_image.png``. mask: column of paths, or such a pattern. label, patient, centre, split,
+    id: columns; guessed by their usual names where not given, ``""`` takes none. root: folder that the paths
+    start from. All other columns are kept as the case's record.
     """
     notes: list[str] = []
     source = _table_of(path) if path.is_dir() else path
@@ -110,7 +110,7 @@ def table(
         "patient": _columns.chosen("patient", patient, columns, source),
         "centre": _columns.chosen("centre", centre, columns, source),
         "split": _columns.chosen("split", split, columns, source),
-        "mask": _columns.chosen("mask", mask, columns, source),
+        "mask": None if mask and "{" in mask else _columns.chosen("mask", mask, columns, source),
         "id": _columns.chosen("id", id, columns, source),
     }
     named = {"label": label, "patient": patient, "centre": centre, "split": split, "mask": mask, "id": id}
@@ -127,12 +127,28 @@ def table(
         role_columns["split"] = None
     if role_columns["label"] is None and label is None:
         notes.append(_no_label(rows, {p.column for p in places}))
-    cases, left_out = _cases(rows, places, role_columns, source)
+    masks = _mask_place(rows, base, mask, role_columns["mask"], source)
+    cases, left_out = _cases(rows, places, masks, role_columns, source)
     if role_columns["patient"] is None:
         notes.append(
             "patients are not known: each row counts as a patient of its own; name a column with --patient"
         )
     return CaseSet(source.stem, "table", tuple(cases), tuple(left_out), tuple(notes))
+
+
+def _mask_place(
+    rows: polars.DataFrame, base: Path, mask: str | None, column: str | None, source: Path
+) -> Place | None:
+    """Where the label map of a row is: by a pattern, by a column, or nowhere."""
+    pattern = mask if mask and "{" in mask else None
+    if pattern:
+        _columns.template_fields(pattern, rows.columns, source)
+    named = pattern or column
+    if not named:
+        return None
+    head = rows.head(TRIED)
+    first = [dict(zip(head.columns, row, strict=True)) for row in head.rows()]
+    return _best_place("mask", named, pattern is not None, base, first)[0]
 
 
 def _no_label(rows: polars.DataFrame, taken: set[str]) -> str:
@@ -299,7 +315,11 @@ def _usable(path: str) -> bool:
 
 
 def _cases(
-    rows: polars.DataFrame, places: Sequence[Place], roles: Mapping[str, str | None], source: Path
+    rows: polars.DataFrame,
+    places: Sequence[Place],
+    masks: Place | None,
+    roles: Mapping[str, str | None],
+    source: Path,
 ) -> tuple[list[Case], list[LeftOut]]:
     columns = rows.columns
     used = {p.column for p in places if not p.pattern} | {c for r, c in roles.items() if c and r != "id"}
@@ -318,11 +338,13 @@ def _cases(
         name = row[roles["id"]] if roles["id"] else None
         name = name.strip() if name and _files.label_of(name) else _files.relative(first, source.parent)
         text = _files.label_of(row[roles["label"]]) if roles["label"] else None
-        target: ClassTarget | MaskTarget | None
-        target = None if text is None else targets.setdefault(text, ClassTarget(text))
-        if target is None and roles["mask"] and _files.label_of(row[roles["mask"]]):
-            masked, _ = _best_place("mask", roles["mask"], False, source.parent, [row])
-            target = MaskTarget(formats.lazy(masked.path(row) or ""), {})
+        answers: list[ClassTarget | MaskTarget]
+        answers = [] if text is None else [targets.setdefault(text, ClassTarget(text))]
+        if masks is not None and (masked := masks.path(row)) is not None:
+            if os.path.lexists(masked):
+                answers.append(MaskTarget(formats.lazy(masked), {}))
+            else:
+                left_out.append(LeftOut(masked, f"mask named in line {number} of the table is not there"))
         patient = _files.label_of(row[roles["patient"]]) if roles["patient"] else None
         centre = _files.label_of(row[roles["centre"]]) if roles["centre"] else None
         given = row[roles["split"]] if roles["split"] else None
@@ -331,10 +353,11 @@ def _cases(
                 sys.intern(name),
                 sys.intern(patient) if patient else name,
                 images,
-                target,
+                answers[0] if answers else None,
                 sys.intern(centre) if centre else None,
                 {sys.intern(c): sys.intern(v) for c in extra if (v := row[c]) is not None and v != ""},
                 _files.split_of(given, f"{source}, line {number}") if given is not None else None,
+                tuple(answers[1:]),
             )
         )
     _no_duplicates(cases, by_id, roles["id"], source)

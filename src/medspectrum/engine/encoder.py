@@ -102,7 +102,9 @@ class Encoder:
         sides = (max(1, int(s * pixels / whole[-1] / stride + 0.5)) * stride for s in whole)
         return replace(self, size=tuple(sides))
 
-    def for_images(self, images: Sequence[LazyImage], *, looked_at: int = 32) -> Encoder:
+    def for_images(
+        self, images: Sequence[LazyImage], *, looked_at: int = 32, magnify: float = 4.0
+    ) -> Encoder:
         """The same encoder at the input side worth computing for these images (``input_side``).
 
         The median longer side of at most 32 evenly chosen readable images decides. A 3-D encoder, or
@@ -121,7 +123,10 @@ class Encoder:
         if not sides:
             return self
         side = transforms.input_side(
-            float(np.median(sides)), stride=self.card.stride, largest=self.card.input_size[-1]
+            float(np.median(sides)),
+            stride=self.card.stride,
+            largest=self.card.input_size[-1],
+            magnify=magnify,
         )
         return self.with_size(side)
 
@@ -173,24 +178,24 @@ class Encoder:
         if level == "pooled":
             return Features(pooled=rows)
         parts = _unfolded(rows, store.shapes or ())
-        pooled = self.embed(images).pooled
-        return Features(pooled, parts[0]) if level == "tokens" else Features(pooled, maps=tuple(parts))
+        none = np.empty((len(rows), 0), np.float32)
+        return Features(none, parts[0]) if level == "tokens" else Features(none, maps=tuple(parts))
 
     def missing(self, images: Sequence[LazyImage], *, level: str = "pooled") -> int:
         """How many of the images have no features in the cache yet."""
         return len(self._store(level).missing([image.key() for image in images]))
 
-    def seconds_per_image(self) -> tuple[float, float]:
+    def seconds_per_image(self, level: str = "pooled") -> tuple[float, float]:
         """Measured (wall, CPU) seconds of embedding one image, reading and preparing included.
 
         Averaged over all that the cache holds; where it holds nothing, three made images are timed.
         """
-        if "pooled" not in self.levels:
+        if level not in self.levels:
             return 0.0, 0.0
-        kept = self._store("pooled").seconds_per_row()
+        kept = self._store(level).seconds_per_row()
         if kept is not None:
             return kept
-        runner = self._runner("pooled")
+        runner = self._runner(level)
         shape = self._shape()[1:]
         rng = np.random.default_rng(0)
         jobs = [(i, rng.standard_normal(shape).astype(np.float32)) for i in range(3)]
@@ -254,7 +259,8 @@ class Encoder:
 
     def _store(self, level: str) -> FeatureStore:
         """The rows of this level. Features of different arithmetic never share a folder."""
-        return FeatureStore(self.folder / "features" / self.key / level / self._converted(level)[1])
+        folder = self.folder / "features" / self.key / level / self._converted(level)[1]
+        return FeatureStore(folder, kept=np.float32 if level == "pooled" else np.float16)
 
 
 def _unfolded(rows: np.ndarray, shapes: Sequence[tuple[int, ...]]) -> list[np.ndarray]:

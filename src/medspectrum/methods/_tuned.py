@@ -82,7 +82,7 @@ class TunedPredictor:
         present = self.settings["present"]
         logits = np.zeros((len(cases), len(present)))
         if not self._ready:
-            self._ready.append(_runner(self.module, self._shape()))
+            self._ready.append(runner(self.module, self._shape()))
         jobs = ((i, self._input(case)) for i, case in enumerate(cases))
 
         def done(place: int, outputs: list[np.ndarray]) -> None:
@@ -386,7 +386,7 @@ def _predictor(model: Encoder, module: Any, settings: dict[str, Any], *, statist
     return TunedPredictor(tuple(settings["classes"]), trained, model, module, arrays, settings)
 
 
-def _runner(module: Any, shape: tuple[int, ...]) -> Any:
+def runner(module: Any, shape: tuple[int, ...]) -> Any:
     """The module ready to run: by OpenVINO, or by torch where that cannot convert it."""
     merged = _structure.merged(module).eval()
     streams = openvino.processors()

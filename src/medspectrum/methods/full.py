@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from medspectrum.engine.encoder import Encoder
 
 
-def _everything(network: Any, encoder: Encoder) -> None:  # noqa: ARG001
+def everything(network: Any, encoder: Encoder) -> None:  # noqa: ARG001
+    """Let every weight learn."""
     for parameter in network.parameters():
         parameter.requires_grad_(True)
 
@@ -23,7 +24,7 @@ def _everything(network: Any, encoder: Encoder) -> None:  # noqa: ARG001
     "full",
     trains="network",
     cost=3,
-    restore=functools.partial(_tuned.restore, _everything),
+    restore=functools.partial(_tuned.restore, everything),
     **_tuned.FACTS,
 )
 def full(
@@ -40,5 +41,5 @@ def full(
     learning_rate: peak, for what learns in the network. training: see ``_tuned.Training``.
     """
     return _tuned.tune(
-        model, cases, task, _everything, structure={}, seed=seed, learning_rate=learning_rate, **training
+        model, cases, task, everything, structure={}, seed=seed, learning_rate=learning_rate, **training
     )

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from medspectrum.engine.encoder import Encoder
 
 
-def _low_rank(network: Any, encoder: Encoder, *, rank: int) -> None:  # noqa: ARG001
+def low_rank(network: Any, encoder: Encoder, *, rank: int) -> None:  # noqa: ARG001
+    """Freeze the network and put low-rank deltas beside the matrices of its blocks."""
     import torch
     from peft import LoraConfig, inject_adapter_in_model
 
@@ -36,7 +37,7 @@ def _low_rank(network: Any, encoder: Encoder, *, rank: int) -> None:  # noqa: AR
     inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets), network)
 
 
-@method("lora", trains="part", cost=2, restore=functools.partial(_tuned.restore, _low_rank), **_tuned.FACTS)
+@method("lora", trains="part", cost=2, restore=functools.partial(_tuned.restore, low_rank), **_tuned.FACTS)
 def lora(
     model: Encoder,
     cases: Sequence[Case],
@@ -56,7 +57,7 @@ def lora(
         model,
         cases,
         task,
-        _low_rank,
+        low_rank,
         structure={"rank": rank},
         seed=seed,
         learning_rate=learning_rate,

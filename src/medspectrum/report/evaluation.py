@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from medspectrum import store
 from medspectrum.report import gather
 from medspectrum.report.page import answers_context, render
@@ -17,15 +15,15 @@ def write_evaluation(
     path: Path,
     results: dict[str, Any],
     *,
-    predictions: Mapping[str, np.ndarray] | None = None,
+    predictions: Mapping[str, Any] | None = None,
     thumbnails: Mapping[str, bytes] | None = None,
 ) -> Path:
     """Write the report of an evaluation to ``path`` and return it.
 
     results: ``task`` (name, primary, classes), ``scores``, ``per_class``, ``per_centre`` as in a trial of
     results.json; and where known ``data`` (of describe, or its ``path``), ``predictor`` (``name``, or
-    ``method`` and ``model``), ``left_out``, ``machine``, ``repeat``. predictions: arrays ``case``,
-    ``patient``, ``centre``, ``truth``, ``probabilities`` as for the main report. thumbnails: PNG bytes by
+    ``method`` and ``model``), ``left_out``, ``machine``, ``repeat``. predictions: as for the main
+    report. thumbnails: PNG bytes by
     case id.
     """
     classes = [str(name) for name in (results.get("task") or {}).get("classes") or ()]

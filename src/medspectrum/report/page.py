@@ -14,7 +14,7 @@ import numpy as np
 
 from medspectrum import __version__, store
 from medspectrum.report import answers as seen
-from medspectrum.report import curves, figure, gather, pareto, words
+from medspectrum.report import curves, figure, gather, outlines, pareto, words
 
 TABLE_LIMIT = 1500
 CLOSER_LOOKS = 5
@@ -24,14 +24,15 @@ def write(
     path: Path,
     results: dict[str, Any],
     *,
-    predictions: Mapping[str, Mapping[str, np.ndarray]],
+    predictions: Mapping[str, Mapping[str, Any]],
     thumbnails: Mapping[str, bytes],
 ) -> Path:
     """Write the report of an exploration to ``path`` and return it.
 
     results: as in results.json. predictions: by trial id, test cases only: ``case``, ``patient`` and
-    ``centre`` (n,) strings, ``truth`` (n,) index into the classes, ``probabilities`` (n, k); trials
-    without an entry are shown without confusion, reliability and examples. thumbnails: PNG bytes by
+    ``centre`` (n,) strings, and for classes ``truth`` (n,) index into them and ``probabilities`` (n, k),
+    for masks what ``outlines.examples`` takes; trials without an entry are shown without confusion,
+    reliability and examples. thumbnails: PNG bytes by
     case id. The page makes no request: pictures, styles and plots lie inside it.
     """
     found = gather.groups(results)
@@ -97,7 +98,7 @@ def render(template: str, context: Mapping[str, Any]) -> str:
     script = environment.get_template("script.html").render()
     return environment.get_template(template).render(
         version=__version__,
-        glossary=words.GLOSSARY,
+        glossary=words.GLOSSARIES.get(str(_task_name(context)), words.GLOSSARY),
         marker_paths=figure.MARKER_PATHS,
         columns_of=gather.columns_of,
         trial_name=gather.trial_name,
@@ -109,6 +110,10 @@ def render(template: str, context: Mapping[str, Any]) -> str:
         script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         **context,
     )
+
+
+def _task_name(context: Mapping[str, Any]) -> str:
+    return str(((context.get("results") or {}).get("task") or {}).get("name") or "")
 
 
 def plan_toml(settings: Mapping[str, Any]) -> str:
@@ -145,9 +150,9 @@ def _chosen_trials(results: Mapping[str, Any], recommended: gather.Trial | None)
 
 
 def look_name(trial: gather.Trial) -> str:
-    """Method, model and budget: ``lora on dinov2_s, 5 per class``."""
+    """Method, model and budget: ``lora on dinov2_s, budget 5``."""
     budget = str(trial.get("budget"))
-    return f"{gather.trial_name(trial)}, {budget if budget == 'full' else f'{budget} per class'}"
+    return f"{gather.trial_name(trial)}, {budget if budget == 'full' else f'budget {budget}'}"
 
 
 def _pareto_tabs(found: Any, primary: str, looks: Any, marks: Any) -> list[dict[str, Any]]:
@@ -227,17 +232,23 @@ def _closer_look(
 
 
 def answers_context(
-    given: Mapping[str, np.ndarray] | None,
+    given: Mapping[str, Any] | None,
     classes: Sequence[str],
     thumbnails: Mapping[str, bytes],
     *,
     name: str,
 ) -> dict[str, Any]:
     """Confusion, reliability and examples of one predictor's answers; None where there are none."""
+    nothing = {"confusion": None, "reliability": None, "examples": None, "outlined": None, "cases": 0}
+    if given and "label_maps" in given:
+        return nothing | {
+            "outlined": {"rows": outlines.examples(given, classes), "legend": outlines.legend(classes)},
+            "cases": len(given["case"]),
+        }
     answers = seen.read_answers(given, classes)
     if answers is None:
-        return {"confusion": None, "reliability": None, "examples": None, "cases": 0}
-    return {
+        return nothing
+    return nothing | {
         "confusion": seen.confusion_table(answers, classes),
         "reliability": seen.reliability_svg(answers, classes, name=name),
         "examples": seen.examples(answers, classes, thumbnails),

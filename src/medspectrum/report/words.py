@@ -17,6 +17,12 @@ SCORE_NAMES = {
     "calibration_error": "calibration error",
     "sensitivity": "sensitivity",
     "specificity": "specificity",
+    "dice": "Dice",
+    "iou": "IoU",
+    "nsd": "surface Dice",
+    "hd95_mm": "HD95 in mm",
+    "assd_mm": "mean surface distance in mm",
+    "precision": "precision",
 }
 
 GLOSSARY = {
@@ -37,6 +43,19 @@ GLOSSARY = {
     "specificity": "Of the cases of all other classes, the share that is not taken for this class.\n"
     "It needs at least one other class in the test set.",
 }
+
+OUTLINE_GLOSSARY = {
+    "dice": "Twice what answer and truth share, divided by the sum of both: 0 where they do not touch, 1 "
+    "where they are the same. Averaged over the cases of a label, then over labels.",
+    "iou": "What answer and truth share, divided by what either covers.",
+    "nsd": "The share of both surfaces that lies within 1 mm (without known spacing, 1 pixel) of the other.",
+    "hd95_mm": "The distance within which 95 % of either surface lies from the other; where one is missing, "
+    "the diagonal of the image. In pixels where the spacing is not known.",
+    "assd_mm": "The mean distance from either surface to the other.",
+    "sensitivity": "Of the voxels that truly are of the label, the share that is found.",
+    "precision": "Of the voxels that were given the label, the share that truly is of it.",
+}
+GLOSSARIES = {"segment": OUTLINE_GLOSSARY}
 
 
 def number(value: Any) -> float | None:

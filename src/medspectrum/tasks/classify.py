@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from medspectrum.case import Case, CaseSet, ClassTarget
+from medspectrum import store
+from medspectrum.case import Case, CaseSet, ClassTarget, LazyImage
 from medspectrum.engine.threads import one_blas_thread
 from medspectrum.errors import UserError
 from medspectrum.metrics.bootstrap import RESAMPLES, intervals, paired_difference, resampled
@@ -23,6 +27,7 @@ class Classify:
     """One class per case; scored by AUC unless another score is named primary."""
 
     name = "classify"
+    level = "pooled"
     strata = 2
 
     def __init__(self, classes: Sequence[str], *, primary: str = "auc") -> None:
@@ -49,6 +54,10 @@ class Classify:
                 "into a folder per class, or name the column with --label"
             )
         return cls(CaseSet("", "", tuple(cases)).labels())
+
+    def seen(self, case: Case) -> list[LazyImage]:
+        """The case's images."""
+        return list(case.images.values())
 
     def lacking(self, case: Case) -> str:
         """Why the case cannot be learned from or judged; '' where it can."""
@@ -132,6 +141,18 @@ class Classify:
             "truth": np.array([self.target(case) for case in cases]),
             "probabilities": predictions,
         }
+
+    def write(self, predictions: np.ndarray, cases: Sequence[Case], out: Path | None) -> Path:
+        """A CSV file: case, patient, one probability column per class, prediction."""
+        path = Path(out or "predictions.csv")
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["case", "patient", *self.classes, "prediction"])
+        for case, row in zip(cases, predictions, strict=True):
+            called = self.classes[int(np.argmax(row))]
+            writer.writerow([case.id, case.patient, *(f"{value:.6f}" for value in row), called])
+        store.write_bytes(path, text.getvalue().encode())
+        return path
 
     def settings(self) -> dict[str, Any]:
         """Classes and the primary score."""

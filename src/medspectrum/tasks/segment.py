@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from medspectrum import labelmap
 from medspectrum.case import Case, LazyImage, MaskTarget, label_order
+from medspectrum.engine import planes
 from medspectrum.errors import UserError
+from medspectrum.formats.masks import mask_suffix, write_mask
 from medspectrum.image import Image
 from medspectrum.labelmap import LabelMap
 from medspectrum.metrics.bootstrap import RESAMPLES, resampled
@@ -33,6 +37,7 @@ class Segment:
     """
 
     name = "segment"
+    level = "maps"
     strata = 1
 
     def __init__(self, classes: Sequence[str], values: Sequence[int], *, primary: str = "dice") -> None:
@@ -70,6 +75,10 @@ class Segment:
         wanted = {v: n for v, n in named.items() if v != 0 and n.strip().lower() not in BACKGROUND}
         order = sorted(wanted, key=lambda v: (v, label_order(wanted[v])))
         return cls([wanted[v] for v in order], order)
+
+    def seen(self, case: Case) -> list[LazyImage]:
+        """Every plane of the case's images."""
+        return [plane for image in case.images.values() for plane in planes.cut(image).planes]
 
     def lacking(self, case: Case) -> str:
         """Why the case cannot be learned from or judged; '' where it can."""
@@ -167,14 +176,26 @@ class Segment:
         return labelmap.unpack(arrays)
 
     def shown(self, predictions: Sequence[LabelMap], cases: Sequence[Case]) -> dict[str, Any]:
-        """``true_maps`` and ``label_maps`` (lists of LabelMap), ``case_score`` (n,) primary per case."""
+        """``true_maps``, ``label_maps`` (lists of LabelMap), ``images``, ``case_score`` (n,) primary each."""
         table = self._tables(predictions, cases)[self.primary]
         counted = np.maximum((~np.isnan(table)).sum(axis=1), 1)
         return {
             "true_maps": [self._truth(c)[0] for c in cases],
             "label_maps": list(predictions),
+            "images": [grid_of(c) for c in cases],
             "case_score": np.where(np.isnan(table).all(axis=1), np.nan, np.nansum(table, axis=1) / counted),
         }
+
+    def write(self, predictions: Sequence[LabelMap], cases: Sequence[Case], out: Path | None) -> Path:
+        """A folder of label maps on the images' own grids, named as the images, and values as in training."""
+        folder = Path(out or "predictions")
+        values = np.array([0, *self.values])
+        taken: set[str] = set()
+        for case, found in zip(cases, predictions, strict=True):
+            image = grid_of(case).load()
+            place = folder / f"{_file_name(case, taken)}{mask_suffix(image)}"
+            write_mask(values[found.array()], image, place)
+        return folder
 
     def settings(self) -> dict[str, Any]:
         """Labels, their values in masks, and the primary score."""
@@ -234,6 +255,16 @@ class Segment:
 def grid_of(case: Case) -> LazyImage:
     """The image whose grid the case's mask lies on: the role ``image``, else the first one."""
     return case.images.get("image") or case.images[sorted(case.images)[0]]
+
+
+def _file_name(case: Case, taken: set[str]) -> str:
+    """The image's file name without its suffix; the case's id where two images are named alike."""
+    source = Path(grid_of(case).source.partition("#")[0])
+    name = source.name.removesuffix(".gz").rpartition(".")[0] or source.name
+    if name in taken:
+        name = re.sub(r"[^\w.-]+", "_", case.id)
+    taken.add(name)
+    return name
 
 
 def on_grid(mask: Image, image: Image, mask_source: str, image_source: str) -> np.ndarray:

@@ -1,0 +1,255 @@
+"""What methods share that change the encoder itself for outlining: from the frozen decoder on, jointly.
+
+As ``_tuned`` starts from the linear probe, these start from the decoder that was trained on the frozen maps:
+the first step then does not tear up what the network knows. A method says what may change by one function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypedDict
+
+import numpy as np
+
+from medspectrum import augment
+from medspectrum.case import Case, Task
+from medspectrum.engine import patches, planes, pyramid
+from medspectrum.engine.descend import Order, Rate, descend
+from medspectrum.engine.overlap_loss import overlap_loss
+from medspectrum.engine.readout import level_module
+from medspectrum.engine.train import Inputs
+from medspectrum.errors import UserError
+from medspectrum.labelmap import LabelMap
+from medspectrum.methods import _dense, _tuned, decoder
+
+if TYPE_CHECKING:
+    import torch
+
+    from medspectrum.engine.encoder import Encoder
+
+EPOCHS, LEAST_STEPS, MOST_STEPS = 10.0, 60, 250
+
+
+class Training(TypedDict, total=False):
+    """Settings that these methods share.
+
+    epochs: passes over the labelled planes after the decoder alone was trained, within ``least_steps`` and
+    ``most_steps`` steps. decoder_learning_rate: peak, for the decoder. weight_decay: of matrices.
+    augment: turn, zoom, mirror and shade the planes.
+    """
+
+    epochs: float
+    least_steps: int
+    most_steps: int
+    decoder_learning_rate: float
+    weight_decay: float
+    augment: bool
+
+
+DEFAULTS: Training = {
+    "epochs": EPOCHS,
+    "least_steps": LEAST_STEPS,
+    "most_steps": MOST_STEPS,
+    "decoder_learning_rate": 5e-4,
+    "weight_decay": 0.02,
+    "augment": True,
+}
+
+
+def _pictures_seen(labels: int, settings: Mapping[str, Any]) -> int:
+    chosen = {**DEFAULTS, **settings}
+    steps = decoder.number_of_steps(labels, chosen["epochs"], chosen["least_steps"], chosen["most_steps"])
+    return decoder.BATCH * steps
+
+
+FACTS: dict[str, Any] = {
+    "task": "segment",
+    "shared": dict(DEFAULTS),
+    "pictures_seen": _pictures_seen,
+}
+
+
+@dataclass(frozen=True)
+class OutlinePredictor:
+    """Encoder and decoder as one network, plane by plane; ``case.Predictor`` for a segmentation."""
+
+    model: Encoder
+    classes: tuple[str, ...]
+    trained_parameters: int
+    module: Any
+    arrays: dict[str, np.ndarray]
+    settings: dict[str, Any]
+    _ready: list[Any] = field(default_factory=list, compare=False)
+
+    def predict(self, cases: Sequence[Case]) -> list[LabelMap]:
+        """One label map per case, on its image's grid."""
+        return [self._one(case) for case in cases]
+
+    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """What was trained, by the network's own names, and what was set."""
+        return dict(self.arrays), {**self.settings, "classes": list(self.classes)}
+
+    def _one(self, case: Case) -> LabelMap:
+        import torch
+
+        side = self.model.size[-1]
+        if not self._ready:
+            shape = (1, self.settings["image_channels"], side, side)
+            self._ready.append(_tuned.runner(self.module, shape))
+        own = _dense.cuts(case)
+        seen = [tuple(c.planes[i] for c in own) for i in range(len(own[0].planes))]
+        found: dict[int, np.ndarray] = {}
+
+        def done(place: int, outputs: list[np.ndarray]) -> None:
+            flat = planes.to_plane(torch.from_numpy(outputs[0][None]), own[0].plane, side)
+            found[place] = flat[0].argmax(dim=0).numpy().astype(np.uint8)
+
+        jobs = ((i, _dense.pictures(self.model, [images])[0].numpy()) for i, images in enumerate(seen))
+        self._ready[0].run(jobs, done)
+        return LabelMap.of(own[0].joined([found[i] for i in range(len(seen))]))
+
+
+def outline(
+    model: Encoder,
+    cases: Sequence[Case],
+    task: Task,
+    change: Callable[..., None],
+    *,
+    structure: dict[str, Any],
+    seed: int,
+    learning_rate: float,
+    **training: Any,
+) -> OutlinePredictor:
+    """Train the decoder alone, then with what ``change`` opens in the encoder. See ``Training``."""
+    import torch
+
+    chosen = {**DEFAULTS, **training}
+    if getattr(model, "network", None) is None or model.card.dims != 2:
+        raise UserError(f"{model.card.name} is no 2-D network that can be tuned; use decoder or dense_probe")
+    begun = decoder.decoder(model, cases, task, seed=seed)
+    settings = {
+        "structure": structure,
+        "shapes": begun.settings["shapes"],
+        "image_channels": begun.settings["image_channels"],
+        "seed": seed,
+    }
+    module = _assemble(model, change, settings, len(task.classes) + 1)
+    module.decoder.load_state_dict({n: torch.from_numpy(a) for n, a in begun.arrays.items()})
+    given = _dense.labelled_planes(cases, task)
+    side = model.size[-1]
+    inputs = Inputs(lambda i: _dense.pictures(model, [given[i].images])[0].numpy(), len(given))
+    truths = [planes.onto_square(plane.labels, side, side // 2).astype(np.int16) for plane in given]
+    order = Order(np.arange(len(given)), seed)
+    turning = _turning(cases[0])
+
+    def step_loss(step: int, generator: torch.Generator) -> torch.Tensor:
+        picked = order.batch(step, decoder.BATCH)
+        batch = inputs.take(picked)
+        answer = torch.from_numpy(np.stack([truths[i] for i in picked]).astype(np.int64))
+        if chosen["augment"]:
+            batch, answer = _moved(batch, answer, turning, generator)
+            batch = patches.shade(batch, generator)
+        return overlap_loss(module(batch), answer)
+
+    body = [p for n, p in module.named_parameters() if p.requires_grad and not n.startswith("decoder.")]
+    head = [p for p in module.decoder.parameters() if p.requires_grad]
+    fitted = descend(
+        module,
+        step_loss,
+        rates=[
+            Rate(body, learning_rate, chosen["weight_decay"]),
+            Rate(head, chosen["decoder_learning_rate"], chosen["weight_decay"]),
+        ],
+        steps=decoder.number_of_steps(
+            len(given), chosen["epochs"], chosen["least_steps"], chosen["most_steps"]
+        ),
+        seed=seed,
+    )
+    settings["steps"] = fitted.steps
+    learned = {n: p for n, p in module.named_parameters() if p.requires_grad}
+    kept = {**learned, **{f"decoder.{n}": t for n, t in module.decoder.state_dict().items()}}
+    arrays = {n: np.array(t.detach().numpy(), order="C") for n, t in kept.items()}
+    trained = sum(p.numel() for p in learned.values())
+    return OutlinePredictor(model, tuple(task.classes), trained, module, arrays, settings)
+
+
+def restore(
+    change: Callable[..., None], model: Encoder, arrays: dict[str, np.ndarray], settings: dict[str, Any]
+) -> OutlinePredictor:
+    """The predictor that was saved. Raises UserError where the arrays are not those of this network."""
+    import torch
+
+    classes = tuple(settings["classes"])
+    module = _assemble(model, change, settings, len(classes) + 1)
+    mine = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    with torch.no_grad():
+        for name, array in arrays.items():
+            if name not in mine or tuple(mine[name].shape) != array.shape:
+                raise UserError(
+                    f"the saved part {name} {array.shape} does not fit {model.card.name}; "
+                    "give the model this predictor was made with"
+                )
+            mine[name].copy_(torch.from_numpy(np.array(array)))
+    trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
+    rest = {k: v for k, v in settings.items() if k != "classes"}
+    return OutlinePredictor(model, classes, trained, module.eval(), dict(arrays), rest)
+
+
+def _assemble(model: Encoder, change: Callable[..., None], settings: dict[str, Any], labels: int) -> Any:
+    """Pictures (n, C, side, side) -> scores at half the side; several roles stand along C."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings["seed"])
+        network = model.network()
+        change(network, model, **settings["structure"])
+    seen = level_module(network, _dense.LEVEL)
+    own = len(model.card.mean)
+    roles = settings["image_channels"] // own
+    made = pyramid.pyramid(
+        [tuple(shape) for shape in settings["shapes"]],
+        model.size[-1],
+        labels,
+        image_channels=settings["image_channels"],
+        seed=settings["seed"],
+    )
+
+    class Outlining(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = seen
+            self.decoder = made
+
+        def forward(self, batch: torch.Tensor) -> torch.Tensor:
+            by_role = [self.encoder(batch[:, own * r : own * (r + 1)]) for r in range(roles)]
+            maps = [torch.cat(parts, dim=1) for parts in zip(*by_role, strict=True)]
+            return self.decoder(maps, batch)
+
+    return Outlining().eval()
+
+
+def _turning(case: Case) -> patches.Turning:
+    image = next(iter(case.images.values())).load()
+    if image.modality in augment.ANY_WAY_UP:
+        return patches.Turning(degrees=180.0, mirror=(0, 1))
+    return patches.Turning()
+
+
+def _moved(
+    batch: torch.Tensor, labels: torch.Tensor, change: patches.Turning, rng: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pictures and their labels turned, zoomed and mirrored together; what comes in from outside is -1."""
+    import torch
+    import torch.nn.functional as F
+
+    matrices = np.stack([patches.matrix(2, change, rng) for _ in range(len(batch))])
+    theta = np.zeros((len(batch), 2, 3), np.float32)
+    theta[:, :, :2] = matrices[:, ::-1, ::-1]  # x first
+    given = torch.from_numpy(theta)
+    whole = F.affine_grid(given, list(batch.shape), align_corners=False)
+    seen = F.grid_sample(batch, whole, mode="bilinear", padding_mode="border", align_corners=False)
+    half = F.affine_grid(given, [len(batch), 1, *labels.shape[1:]], align_corners=False)
+    raised = (labels + 1).float()[:, None]
+    found = F.grid_sample(raised, half, mode="nearest", padding_mode="zeros", align_corners=False)
+    return seen, found[:, 0].long() - 1

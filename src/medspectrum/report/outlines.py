@@ -1,0 +1,139 @@
+"""Label maps as pictures: the answer tinted in, the truth as a line, for cases worth looking at."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from medspectrum.case import LazyImage
+from medspectrum.errors import UserError
+from medspectrum.labelmap import LabelMap
+from medspectrum.report import words
+from medspectrum.report.answers import picture_url
+from medspectrum.report.figure import SERIES, colour
+
+SIDE = 320
+TINT = 0.42
+MARGIN = 0.35  # of the outlined part's extent, shown around it
+
+
+def examples(given: Mapping[str, Any], classes: Sequence[str], *, each: int = 6) -> list[dict[str, Any]]:
+    """Three rows of cases: best, about the middle, worst. Only what is shown is read and drawn.
+
+    given: ``case``, ``centre``, ``case_score`` (n,), ``true_maps`` and ``label_maps`` (n LabelMap),
+    ``images`` (n LazyImage, the grids that the maps lie on).
+    """
+    scores = np.asarray(given["case_score"], dtype=float)
+    known = np.flatnonzero(~np.isnan(scores))
+    order = known[np.argsort(-scores[known], kind="stable")]
+    if not len(order):
+        return []
+    begin = max(0, (len(order) - each) // 2)
+    rows = [
+        ("Worst", "look at these first: the mask or the predictor is mistaken", order[::-1][:each]),
+        ("Middle", "what to expect", order[begin : begin + each]),
+        ("Best", "what the predictor finds easy", order[:each]),
+    ]
+    return [
+        {"title": title, "about": about, "cases": [_shown(given, int(i), len(classes)) for i in chosen]}
+        for title, about, chosen in rows
+    ]
+
+
+def legend(classes: Sequence[str]) -> list[dict[str, str]]:
+    """Name and tint of each label."""
+    return [{"name": name, "tint": f"series-{i % SERIES + 1}"} for i, name in enumerate(classes)]
+
+
+def _shown(given: Mapping[str, Any], index: int, labels: int) -> dict[str, Any]:
+    try:
+        picture = overlay(
+            given["images"][index], given["true_maps"][index], given["label_maps"][index], labels
+        )
+    except UserError:
+        picture = None
+    return {
+        "case": str(given["case"][index]),
+        "centre": str(given["centre"][index] or ""),
+        "score": words.decimal(float(given["case_score"][index])),
+        "picture": picture_url(picture) if picture else None,
+    }
+
+
+def overlay(lazy: LazyImage, truth: LabelMap, found: LabelMap, labels: int) -> bytes:
+    """A PNG of the plane where most is outlined, cut around it. Raises UserError for an unreadable image."""
+    from PIL import Image as Pillow
+
+    image = lazy.load()
+    true, answer = truth.array(), found.array()
+    outlined = np.asarray((true > 0) | (answer > 0))
+    axis = _axis(image)
+    place = int(outlined.sum(axis=tuple(a for a in range(3) if a != axis)).argmax())
+    flat = np.moveaxis(image.array, axis + 1, 1)[:, place]
+    true, answer, outlined = (np.take(m, place, axis=axis) for m in (true, answer, outlined))
+    rows, columns = _around(outlined)
+    pixels = _grey(flat)[rows, columns]
+    true, answer = true[rows, columns], answer[rows, columns]
+    scale = SIDE / max(pixels.shape[:2])
+    size = max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale))
+    shown = np.asarray(Pillow.fromarray(pixels).resize(size, Pillow.Resampling.BICUBIC), np.float32)
+    true, answer = (
+        np.asarray(Pillow.fromarray(m).resize(size, Pillow.Resampling.NEAREST)) for m in (true, answer)
+    )
+    shown = shown.copy()
+    for label in range(1, labels + 1):
+        tint = np.array(_rgb(colour(f"series-{(label - 1) % SERIES + 1}")), np.float32)
+        inside = answer == label
+        shown[inside] = (1 - TINT) * shown[inside] + TINT * tint
+    for label in range(1, labels + 1):
+        tint = np.array(_rgb(colour(f"series-{(label - 1) % SERIES + 1}")), np.float32)
+        line = _edge(true == label)
+        shown[line] = 0.35 * 255 + 0.65 * tint  # lighter than the tint, so that it is seen on it
+    out = io.BytesIO()
+    Pillow.fromarray(np.clip(shown, 0, 255).astype(np.uint8)).save(out, "PNG", optimize=True)
+    return out.getvalue()
+
+
+def _axis(image: Any) -> int:
+    from medspectrum import transforms
+
+    return transforms.through_plane_axis(image) - 1 if image.is_volume else 0
+
+
+def _around(outlined: np.ndarray) -> tuple[slice, slice]:
+    """Rows and columns of what is outlined, with a margin; everything where nothing is."""
+    if not outlined.any():
+        return slice(None), slice(None)
+    found = []
+    for axis in (1, 0):
+        places = np.flatnonzero(outlined.any(axis=axis))
+        begin, end = int(places[0]), int(places[-1]) + 1
+        margin = max(4, round(MARGIN * (end - begin)))
+        found.append(slice(max(0, begin - margin), min(outlined.shape[1 - axis], end + margin)))
+    return found[0], found[1]
+
+
+def _grey(flat: np.ndarray) -> np.ndarray:
+    """(C, H, W) as (H, W, 3) uint8; colours as they are, one channel between its darkest and brightest."""
+    if flat.shape[0] == 3 and flat.dtype == np.uint8:
+        return np.ascontiguousarray(np.moveaxis(flat, 0, -1))
+    channel = flat[0].astype(np.float32)
+    low, high = np.nanpercentile(channel, [0.5, 99.5])
+    if flat.dtype == np.uint8:
+        low, high = 0.0, 255.0
+    scaled = np.nan_to_num(np.clip((channel - low) / max(float(high - low), 1e-6), 0, 1) * 255)
+    return np.repeat(scaled.astype(np.uint8)[..., None], 3, axis=2)
+
+
+def _edge(inside: np.ndarray) -> np.ndarray:
+    """The rim of a region, two pixels wide."""
+    from scipy import ndimage
+
+    return inside & ~np.asarray(ndimage.binary_erosion(inside, iterations=2), bool)
+
+
+def _rgb(text: str) -> tuple[int, int, int]:
+    return int(text[1:3], 16), int(text[3:5], 16), int(text[5:7], 16)
