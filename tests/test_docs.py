@@ -13,6 +13,8 @@ import pytest
 from sybil.document import Document
 from sybil.parsers.myst import CodeBlockParser, PythonCodeBlockParser
 
+from made_outlines import write_pairs
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PAGES = [page for page in PAGES if "_generated" not in page.parts]
@@ -68,6 +70,8 @@ def place(tmp_path_factory):
         pytest.skip(f"{BUNDLED.relative_to(ROOT)} is not there")
     folder = tmp_path_factory.mktemp("docs")
     _write_scans(folder)
+    write_pairs(folder / "cells", 18)
+    write_pairs(folder / "new_cells", 3)
     before, cache = Path.cwd(), os.environ.get("MEDSPECTRUM_CACHE")
     os.environ["MEDSPECTRUM_CACHE"] = str(folder / "cache")
     os.chdir(folder)
