@@ -3,6 +3,7 @@
 set -u
 wanted=()
 command -v chromium >/dev/null 2>&1 || wanted+=(chromium)
+command -v dciodvfy >/dev/null 2>&1 || wanted+=(dicom3tools)
 [ ${#wanted[@]} -eq 0 ] && exit 0
 if [ "$(id -u)" -eq 0 ]; then as_root=""
 elif sudo -n true 2>/dev/null; then as_root="sudo"

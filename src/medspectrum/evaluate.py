@@ -21,6 +21,7 @@ def predict(
     data: Path,
     *,
     out: Path | None = None,
+    format: str | None = None,
     layout: str | None = None,
     image: str | None = None,
     patient: str | None = None,
@@ -34,6 +35,8 @@ def predict(
     data: folder, table, archive or single image of new cases; labels are not needed.
     out: CSV file (case, patient, one probability column per class, prediction), or for masks a folder; here
         predictions.csv or predictions/ where not given.
+    format: of masks: nifti, png, rle (COCO JSON) or dicom-seg (beside a DICOM series); where not given, PNG for
+        pictures without physical size and NIfTI for others.
     layout: name of the data's layout where it is not recognised by itself.
     image: column(s) with image paths, separated by commas (tables).
     patient: column with the patient (tables).
@@ -47,8 +50,10 @@ def predict(
     plan = Plan(layout=layout, image=image, patient=patient, patient_pattern=patient_pattern)
     with progress_for(quiet=quiet) as progress:
         saved, task, case_set, left_out = _open(predictor, data, plan, cache, progress)
+        if format is not None and task.name != "segment":
+            raise UserError(f"--format is for masks; this predictor is for the task {task.name}")
         predictions = saved.predictor.predict(case_set.cases)
-        written = task.write(predictions, case_set.cases, out)
+        written = task.write(predictions, case_set.cases, out, **({"format": format} if format else {}))
     beside = written if written.is_dir() else written.parent
     write_left_out(beside / "left_out.csv", [asdict(x) for x in left_out])
     return {

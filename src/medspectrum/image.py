@@ -53,3 +53,14 @@ class Image:
         """Distance between voxel centres along (Z, Y, X), in mm."""
         x, y, z = np.sqrt((self.affine[:3, :3] ** 2).sum(axis=0))
         return float(z), float(y), float(x)
+
+
+SHEARED_DEGREES = 0.5
+"""Axes further than this from right angles count as sheared."""
+
+
+def shear_degrees(affine: np.ndarray) -> float:
+    """How far the axes of a grid are from right angles at most: 0, but for a tilted gantry its tilt."""
+    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    cosines = np.abs(axes.T @ axes)[np.triu_indices(3, 1)]
+    return float(np.rad2deg(np.arcsin(cosines.clip(max=1).max())))

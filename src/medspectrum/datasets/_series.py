@@ -77,8 +77,9 @@ class FolderVolume:
     folder: str
     digest: bool
 
-    def __call__(self) -> Any:
-        """The image, or its digest."""
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The files of that volume, in order."""
         left_out: list[LeftOut] = []
         found = headers(self.folder, left_out, {})
         if not found:
@@ -88,8 +89,11 @@ class FolderVolume:
         for header in found:
             by_series[header.series].append(header)
         volumes = [v for series in by_series.values() for v in dicom.volumes(series)]
-        paths = tuple(header.path for header in max(volumes, key=len))
-        return dicom.SeriesKey(paths)() if self.digest else dicom.SeriesRead(paths)()
+        return tuple(header.path for header in max(volumes, key=len))
+
+    def __call__(self) -> Any:
+        """The image, or its digest."""
+        return dicom.SeriesKey(self.paths)() if self.digest else dicom.SeriesRead(self.paths)()
 
 
 def lazy_folder(folder: str) -> LazyImage:

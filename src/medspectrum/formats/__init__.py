@@ -194,6 +194,11 @@ class FileRead:
 
     path: str
 
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The file, as one of several would be told."""
+        return (self.path,)
+
     def __call__(self) -> Image:
         """Read it."""
         return read(self.path)
@@ -214,3 +219,8 @@ def lazy(path: str | os.PathLike[str]) -> LazyImage:
     """The file as an image that is read when needed; its key is the digest of the file."""
     name = os.fspath(path)
     return LazyImage(name, FileRead(name), FileKey(name))
+
+
+def paths_of(image: LazyImage) -> tuple[str, ...]:
+    """The files that an image is read from, in the order of its planes; none where it is no file's."""
+    return tuple(getattr(image.load, "paths", ()))

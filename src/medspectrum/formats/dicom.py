@@ -18,10 +18,10 @@ import numpy as np
 
 from medspectrum import store
 from medspectrum.errors import UnreadableFile
+from medspectrum.formats.dicom_geometry import Grid, grid_of, numbers, plane_affine
 from medspectrum.formats.safety import check_bytes, check_pixels, finite, remark
-from medspectrum.image import Image
+from medspectrum.image import SHEARED_DEGREES, Image, shear_degrees
 
-TO_RAS = np.diag([-1.0, -1.0, 1.0])
 PICTURELESS = (
     "SR",
     "RTSTRUCT",
@@ -87,9 +87,9 @@ class Header:
 
 def header(path: str | Path) -> Header:
     """Read the header facts of one file, without its pixels. Raises UnreadableFile."""
-    data = _dataset(Path(path), pixels=False)
-    direction = _numbers(data, "ImageOrientationPatient", 6)
-    place = _numbers(data, "ImagePositionPatient", 3)
+    data = dataset(Path(path), pixels=False)
+    direction = numbers(data, "ImageOrientationPatient", 6)
+    place = numbers(data, "ImagePositionPatient", 3)
     position = None
     if direction is not None and place is not None:
         position = float(np.dot(np.cross(direction[:3], direction[3:]), place))
@@ -154,9 +154,13 @@ def read(path: Path, *, window: tuple[float, float] | str | None = None) -> Imag
 
     window: clip values to (centre, width) or to the header's first window (``"header"``); units stay.
     """
-    data = _dataset(path, pixels=True)
+    data = dataset(path, pixels=True)
+    if str(data.get("Modality") or "") == "SEG":
+        from medspectrum.formats import dicom_seg
+
+        return dicom_seg.read(path)
     array = _pixels(data, path, window)
-    affine, known = _affine(data, array.shape[1])
+    affine, known = plane_affine(data, array.shape[1])
     return Image(finite(array, path), affine, str(data.get("Modality") or ""), known)
 
 
@@ -166,35 +170,47 @@ def read_series(paths: Sequence[str | Path], *, window: tuple[float, float] | st
         raise ValueError("a series has at least one file")
     if len(paths) == 1:
         return read(Path(paths[0]), window=window)
-    slices, corners, modality, first_affine = [], [], "", np.eye(4)
-    for index, name in enumerate(paths):
+    slices, headers = [], []
+    for name in paths:
         path = Path(name)
-        data = _dataset(path, pixels=True)
-        if index == 0:
-            sides = (len(paths), int(data.get("Rows") or 0), int(data.get("Columns") or 0))
-            check_bytes(sides, 4, path.parent)
-            modality = str(data.get("Modality") or "")
+        data = dataset(path, pixels=True)
+        if not headers:
+            check_bytes(
+                (len(paths), int(data.get("Rows") or 0), int(data.get("Columns") or 0)), 4, path.parent
+            )
         array = _pixels(data, path, window)
         if slices and array.shape != slices[0].shape:
             raise UnreadableFile(path, "has another size than the other slices of its series")
-        affine, known = _affine(data, 1)
-        if not known:
-            raise UnreadableFile(path, "tells no position; its series cannot be assembled")
-        if index == 0:
-            first_affine = affine
-        corners.append(affine[:3, 3])
+        for heavy in ("PixelData", "FloatPixelData"):
+            if heavy in data:
+                del data[heavy]
+        headers.append(data)
         slices.append(array)
-    whole = np.concatenate(slices, axis=1)
-    affine = first_affine.copy()
-    steps = np.diff(np.array(corners), axis=0)
-    affine[:3, 2] = (corners[-1] - corners[0]) / (len(corners) - 1)
-    lengths = np.linalg.norm(steps, axis=1)
+    grid = grid_of(headers, [str(p) for p in paths])
+    _remark_on(grid)
+    whole = finite(np.concatenate(slices, axis=1), Path(paths[0]).parent)
+    return Image(whole, grid.affine, str(headers[0].get("Modality") or ""))
+
+
+def grid(paths: Sequence[str | Path]) -> Grid:
+    """Where the voxels of one volume's files lie, from their headers alone. Raises UnreadableFile."""
+    return grid_of([dataset(Path(p), pixels=False, whole=True) for p in paths], [str(p) for p in paths])
+
+
+def _remark_on(grid: Grid) -> None:
+    """Say where planes are unevenly spaced or the gantry was tilted."""
+    lengths = np.linalg.norm(np.diff(grid.corners, axis=0), axis=1)
     if lengths.max() - lengths.min() > 0.1 * np.median(lengths):
         remark(
             f"has uneven gaps between slices ({lengths.min():.2f} to {lengths.max():.2f} mm): slices may be "
             "missing; their mean distance was taken"
         )
-    return Image(finite(whole, Path(paths[0]).parent), affine, modality)
+    tilt = shear_degrees(grid.affine)
+    if tilt > SHEARED_DEGREES:
+        remark(
+            f"was taken with a gantry tilted by {tilt:.0f} degrees: its planes are pushed sideways against "
+            "each other, and stay so in what is written for it"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,12 +248,12 @@ class SeriesKey:
         return digests[0] if len(digests) == 1 else store.digest("series", digests)
 
 
-def _dataset(path: Path, *, pixels: bool) -> Any:
-    """The parsed file. Raises UnreadableFile."""
+def dataset(path: Path, *, pixels: bool, whole: bool = False) -> Any:
+    """The parsed file, without pixels only what grouping needs unless ``whole``. Raises UnreadableFile."""
     import pydicom
     from pydicom.errors import InvalidDicomError
 
-    wanted = None if pixels else list(HEADER_TAGS)
+    wanted = None if pixels or whole else list(HEADER_TAGS)
     try:
         data = pydicom.dcmread(path, stop_before_pixels=not pixels, specific_tags=wanted)
     except InvalidDicomError:
@@ -332,77 +348,3 @@ def _narrow(values: np.ndarray) -> np.ndarray:
         small = np.abs(values).max(initial=0) < 2**15
         return values.astype(np.int16 if small else np.int32)
     return values.astype(np.float32)
-
-
-def _numbers(data: Any, name: str, count: int) -> np.ndarray | None:
-    """A header entry as that many finite numbers, or None."""
-    value = data.get(name)
-    if value is None:
-        return None
-    try:
-        array = np.array([float(x) for x in value])
-    except (TypeError, ValueError):
-        return None
-    return array if array.shape == (count,) and np.isfinite(array).all() else None
-
-
-def _functional(data: Any, frame: int, group: str, name: str) -> Any:
-    """An item of the shared or per-frame functional groups of an enhanced object."""
-    for sequence in ("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence"):
-        items = data.get(sequence)
-        if not items:
-            continue
-        item = items[min(frame, len(items) - 1)]
-        inner = item.get(group)
-        if inner and inner[0].get(name) is not None:
-            return inner[0]
-    return {}
-
-
-def _affine(data: Any, frames: int) -> tuple[np.ndarray, bool]:
-    """Voxel (x, y, z) to RAS millimetres, and whether the header tells the size of a pixel."""
-    measures = _functional(data, 0, "PixelMeasuresSequence", "PixelSpacing") or data
-    spacing = _numbers(measures, "PixelSpacing", 2)
-    if spacing is None:
-        spacing = _numbers(data, "ImagerPixelSpacing", 2)
-    if spacing is None:
-        spacing = _ultrasound_spacing(data)
-    known = spacing is not None and bool((spacing > 0).all())
-    down, across = (spacing if known and spacing is not None else np.ones(2)).tolist()
-    turned = _functional(data, 0, "PlaneOrientationSequence", "ImageOrientationPatient") or data
-    direction = _numbers(turned, "ImageOrientationPatient", 6)
-    placed = _functional(data, 0, "PlanePositionSequence", "ImagePositionPatient") or data
-    corner = _numbers(placed, "ImagePositionPatient", 3)
-    thickness = measures.get("SpacingBetweenSlices") or measures.get("SliceThickness")
-    try:
-        thick = abs(float(thickness)) if thickness else 1.0
-    except (TypeError, ValueError):
-        thick = 1.0
-    affine = np.eye(4)
-    if direction is None or corner is None:
-        affine[0, 0], affine[1, 1], affine[2, 2] = across, down, thick or 1.0
-        return affine, known
-    normal = np.cross(direction[:3], direction[3:])
-    step = normal * (thick or 1.0)
-    if frames > 1:
-        end = _functional(data, frames - 1, "PlanePositionSequence", "ImagePositionPatient")
-        last = _numbers(end, "ImagePositionPatient", 3) if end else None
-        if last is not None and np.linalg.norm(last - corner) > 1e-3:
-            step = (last - corner) / (frames - 1)
-    affine[:3, 0] = TO_RAS @ direction[:3] * across
-    affine[:3, 1] = TO_RAS @ direction[3:] * down
-    affine[:3, 2] = TO_RAS @ step
-    affine[:3, 3] = TO_RAS @ corner
-    return affine, known
-
-
-def _ultrasound_spacing(data: Any) -> np.ndarray | None:
-    """Millimetres per pixel (down, across) of the first region in centimetres (PS3.3 C.8.5.5)."""
-    for region in data.get("SequenceOfUltrasoundRegions") or ():
-        if (
-            int(region.get("PhysicalUnitsXDirection") or 0)
-            == 3
-            == int(region.get("PhysicalUnitsYDirection") or 0)
-        ):
-            return np.abs([float(region.PhysicalDeltaY), float(region.PhysicalDeltaX)]) * 10
-    return None

@@ -14,6 +14,7 @@ from medspectrum import labelmap
 from medspectrum.case import Case, LazyImage, MaskTarget, label_order
 from medspectrum.engine import planes
 from medspectrum.errors import UserError
+from medspectrum.formats import paths_of
 from medspectrum.formats.masks import mask_suffix, write_mask
 from medspectrum.image import Image
 from medspectrum.labelmap import LabelMap
@@ -186,15 +187,27 @@ class Segment:
             "case_score": np.where(np.isnan(table).all(axis=1), np.nan, np.nansum(table, axis=1) / counted),
         }
 
-    def write(self, predictions: Sequence[LabelMap], cases: Sequence[Case], out: Path | None) -> Path:
-        """A folder of label maps on the images' own grids, named as the images, and values as in training."""
+    def write(
+        self,
+        predictions: Sequence[LabelMap],
+        cases: Sequence[Case],
+        out: Path | None,
+        *,
+        format: str | None = None,
+    ) -> Path:
+        """A folder of label maps on the images' own grids, named as the images, and values as in training.
+
+        format: see ``masks.FORMATS``; None: PNG for pictures without physical size, NIfTI for others.
+        """
         folder = Path(out or "predictions")
         values = np.array([0, *self.values])
+        names = dict(zip(self.values, self.classes, strict=True))
         taken: set[str] = set()
         for case, found in zip(cases, predictions, strict=True):
-            image = grid_of(case).load()
-            place = folder / f"{_file_name(case, taken)}{mask_suffix(image)}"
-            write_mask(values[found.array()], image, place)
+            lazy = grid_of(case)
+            image = lazy.load()
+            place = folder / f"{_file_name(case, taken)}{mask_suffix(image, format)}"
+            write_mask(values[found.array()], image, place, names=names, sources=paths_of(lazy))
         return folder
 
     def settings(self) -> dict[str, Any]:
@@ -259,8 +272,12 @@ def grid_of(case: Case) -> LazyImage:
 
 def _file_name(case: Case, taken: set[str]) -> str:
     """The image's file name without its suffix; the case's id where two images are named alike."""
-    source = Path(grid_of(case).source.partition("#")[0])
-    name = source.name.removesuffix(".gz").rpartition(".")[0] or source.name
+    lazy = grid_of(case)
+    files = paths_of(lazy)
+    source = Path(files[0]).parent if len(files) > 1 else Path(lazy.source.partition("#")[0])
+    name = (
+        source.name if len(files) > 1 else source.name.removesuffix(".gz").rpartition(".")[0] or source.name
+    )
     if name in taken:
         name = re.sub(r"[^\w.-]+", "_", case.id)
     taken.add(name)
