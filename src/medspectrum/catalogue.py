@@ -90,7 +90,9 @@ def datasets(name: str | None = None) -> list[dict[str, Any]]:
 
 
 def _entries(kind: str, name: str | None) -> list[registry.Entry]:
-    return [registry.find(kind, name)] if name else list(registry.entries(kind).values())
+    if name:
+        return [registry.find(kind, name)]
+    return [entry for _, entry in sorted(registry.entries(kind).items())]
 
 
 def _settings(thing: Any) -> dict[str, Any]:

@@ -35,8 +35,8 @@ def predict(
     data: folder, table, archive or single image of new cases; labels are not needed.
     out: CSV file (case, patient, one probability column per class, prediction), or for masks a folder; here
         predictions.csv or predictions/ where not given.
-    format: of masks: nifti, png, rle (COCO JSON) or dicom-seg (beside a DICOM series); where not given, PNG for
-        pictures without physical size and NIfTI for others.
+    format: of masks: nifti, png, rle (COCO JSON) or dicom-seg (beside a DICOM series); where not given, PNG
+        for pictures without physical size and NIfTI for others.
     layout: name of the data's layout where it is not recognised by itself.
     image: column(s) with image paths, separated by commas (tables).
     patient: column with the patient (tables).

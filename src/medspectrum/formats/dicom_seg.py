@@ -196,9 +196,9 @@ def _drawn_on(data: Any, frame: int) -> list[tuple[str, int]]:
     found = []
     one = functional(data, frame, "DerivationImageSequence", "SourceImageSequence")
     for image in (one.get("SourceImageSequence") or ()) if one else ():
-        number = image.get("ReferencedFrameNumber")
-        first = number[0] if isinstance(number, Sequence) and len(number) else number
-        found.append((str(image.get("ReferencedSOPInstanceUID")), int(first or 1)))
+        number = image.get("ReferencedFrameNumber") or 1
+        first = number if isinstance(number, int | str) else next(iter(number), 1)
+        found.append((str(image.get("ReferencedSOPInstanceUID")), int(first)))
     return found
 
 
