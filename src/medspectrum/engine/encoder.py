@@ -14,9 +14,9 @@ from medspectrum import transforms
 from medspectrum.card import Card
 from medspectrum.case import Features, LazyImage, LeftOut
 from medspectrum.engine import eager, embed, openvino
-from medspectrum.engine.readout import LEVELS, level_module
+from medspectrum.engine.readout import LEVELS, TOGETHER, level_module
 from medspectrum.errors import UnreadableFile, UserError
-from medspectrum.feature_store import FeatureStore
+from medspectrum.feature_store import FeatureStore, Together
 from medspectrum.image import Image
 from medspectrum.store import cache_folder, digest, write_json
 
@@ -153,10 +153,21 @@ class Encoder:
         *,
         level: str = "pooled",
     ) -> list[LeftOut]:
-        """Compute and keep the features not yet in the cache; returns the images it had to leave out."""
-        self._check(level)
+        """Compute and keep the features not yet in the cache; returns the images it had to leave out.
+
+        Levels joined by ``+`` (``pooled+maps``) come from one pass of the network, where it can run in the
+        same arithmetic for all of them; else from one pass each.
+        """
+        levels = level.split(TOGETHER)
+        for one in levels:
+            self._check(one)
+        if len(levels) > 1:
+            arithmetic = {self._converted(one)[1] for one in (*levels, level)}
+            if len(arithmetic) > 1:
+                left = [lost for one in levels for lost in self.ensure(images, progress, level=one)]
+                return list({lost.source: lost for lost in left}.values())
         return embed.fill(
-            self._store(level),
+            self._rows(levels),
             images,
             prepare=self.prepare,
             runner=lambda: self._runner(level),
@@ -256,6 +267,12 @@ class Encoder:
         if how.startswith("torch"):
             return eager.Eager(level_module(self.network(), level), streams=self._streams())
         return openvino.compiled(folder, how.removeprefix("openvino-"), self._streams())
+
+    def _rows(self, levels: Sequence[str]) -> embed.Rows:
+        """Where the rows of one level go, or of several that are computed together."""
+        if len(levels) == 1:
+            return self._store(levels[0])
+        return Together([self._store(one) for one in levels])
 
     def _store(self, level: str) -> FeatureStore:
         """The rows of this level. Features of different arithmetic never share a folder."""
