@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -72,6 +73,7 @@ def place(tmp_path_factory):
     _write_scans(folder)
     write_pairs(folder / "cells", 18)
     write_pairs(folder / "new_cells", 3)
+    _write_prompts(folder)
     before, cache = Path.cwd(), os.environ.get("MEDSPECTRUM_CACHE")
     os.environ["MEDSPECTRUM_CACHE"] = str(folder / "cache")
     os.chdir(folder)
@@ -114,6 +116,17 @@ def _write_scans(folder: Path) -> None:
     (folder / "new_scans").mkdir()
     for index in range(4):
         Image.fromarray(images[-1 - index]).save(folder / "new_scans" / f"scan{index}.png")
+
+
+def _write_prompts(folder: Path) -> None:
+    """A small promptable network, and boxes and points on the new cells."""
+    shutil.copy(ROOT / "tests" / "data" / "sam_tiny.pth", folder)
+    (folder / "cell_boxes.csv").write_text(
+        "image,x0,y0,x1,y1,label\np000.png,8,6,34,30,nucleus\np001.png,10,8,36,32,nucleus\n"
+    )
+    (folder / "cell_points.csv").write_text(
+        "image,x,y,label\np000.png,20,18,nucleus\np000.png,30,9,nucleus\n"
+    )
 
 
 def examples(page: Path) -> list:

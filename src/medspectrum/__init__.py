@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from medspectrum.evaluate import predict as predict
     from medspectrum.explore import explore as explore
     from medspectrum.register import register as register
+    from medspectrum.segment import segment as segment
 
 
 class _Package(types.ModuleType):

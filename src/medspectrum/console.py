@@ -16,6 +16,7 @@ def show(verb: str, result: Any) -> None:
         "predict": _predict,
         "evaluate": _evaluate,
         "register": _register,
+        "segment": _segment,
         "doctor": _doctor,
     }
     if verb in printers:
@@ -130,6 +131,18 @@ def _register(console: Any, result: dict[str, Any]) -> None:
     for label, score in result.get("dice", {}).items():
         console.print(Text(f"Dice of label {label}: {_word(score)}"))
     console.print(Text(f"files in {result['out']}: {', '.join(result['files'].values())}"))
+
+
+def _segment(console: Any, result: dict[str, Any]) -> None:
+    from rich.text import Text
+
+    console.print(
+        Text(
+            f"{result['outlines']} outlines in {len(result['images'])} images by {result['model']} "
+            f"({result['preparation']}), {result['seconds']:.1f} s: {result['out']}"
+        )
+    )
+    _left_out(console, result)
 
 
 def _left_out(console: Any, result: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ VERBS = {
     "predict": "medspectrum.evaluate",
     "evaluate": "medspectrum.evaluate",
     "register": "medspectrum.register",
+    "segment": "medspectrum.segment",
     "models": "medspectrum.catalogue",
     "methods": "medspectrum.catalogue",
     "tasks": "medspectrum.catalogue",
