@@ -6,7 +6,8 @@ Every way sees the same prepared pictures at the same size. In each round all wa
 other, so that a busy machine slows all of them; a way's ratio is the median over rounds of its rate
 over eager timm's in the same round. ``network`` counts the network alone; ``files`` reads JPEG files,
 prepares and embeds them, with the same preparation in every way. int8 counts only if its cosine to fp32
-is at least 0.999. Results go to benchmarks/results/embedding.json.
+is at least 0.999. Results go to benchmarks/results/embedding.json, or
+embedding_bf16.json on a processor with bf16.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from medspectrum.store import digest, write_json
 
 MODELS = {"efficientnet-lite0": 5.5, "timm:vit_small_patch14_dinov2-random": 2.4, "dinov2-s-derived": 2.4}
 BASELINE = "timm eager, batch 16"
+CHOSEN = "this project's path, in the precision it chose"
 
 
 def pictures(folder: Path, count: int) -> list[LazyImage]:
@@ -65,17 +67,29 @@ def torch_way(network, batch: int):
     return run
 
 
+def autocast_way(network, batch: int):
+    import torch
+
+    plain = torch_way(lambda seen: network(seen).float(), batch)
+
+    def run(inputs: np.ndarray) -> np.ndarray:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return plain(inputs)
+
+    return run
+
+
 def collected(runner, inputs: np.ndarray) -> np.ndarray:
     rows: dict[int, np.ndarray] = {}
     runner.run(enumerate(inputs), lambda tag, parts: rows.__setitem__(tag, parts[0]))
     return np.stack([rows[i] for i in range(len(inputs))])
 
 
-def openvino_way(folder: Path, batch: int, streams: int, threads: int):
+def openvino_way(folder: Path, batch: int, streams: int, threads: int, precision: str = "f32"):
     core = openvino._core()
     graph = core.read_model(str(folder / "network.xml"))
     settings = {
-        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_PRECISION_HINT": precision,
         "ENABLE_CPU_PINNING": False,
         "NUM_STREAMS": streams,
         "INFERENCE_NUM_THREADS": threads,
@@ -164,7 +178,8 @@ def ways(encoder, folder: Path, example: np.ndarray, only: list[str]):
         "torch, one thread per picture, two workers": lambda: partial(
             collected, Eager(level_module(encoder.network(), "pooled"), streams=threads)
         ),
-        f"OpenVINO fp32, batch 1, {threads} streams of 1 thread (chosen)": lambda: openvino_way(
+        CHOSEN: lambda: partial(collected, encoder._runner("pooled")),
+        f"OpenVINO fp32, batch 1, {threads} streams of 1 thread": lambda: openvino_way(
             converted(1), 1, threads, threads
         ),
         f"OpenVINO fp32, batch 1, 1 stream of {threads} threads": lambda: openvino_way(
@@ -176,6 +191,14 @@ def ways(encoder, folder: Path, example: np.ndarray, only: list[str]):
         ),
         "OpenVINO int8 (nncf), batch 1": quantised,
     }
+    if openvino.native_bf16():
+        offered[f"OpenVINO bf16, batch 1, 1 stream of {threads} threads"] = lambda: openvino_way(
+            converted(1), 1, 1, threads, "bf16"
+        )
+        offered[f"OpenVINO bf16, batch 8, {threads} streams"] = lambda: openvino_way(
+            converted(8), 8, threads, threads, "bf16"
+        )
+        offered["timm eager under bf16 autocast, batch 16"] = lambda: autocast_way(encoder.network(), 16)
     made, refused = {}, {}
     for name, make in offered.items():
         if only and name != BASELINE and not any(word in name for word in only):
@@ -245,8 +268,8 @@ def main() -> None:
         "size": given.size,
         "models": {},
     }
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         images = pictures(folder, given.images)
         for model in given.models:
             encoder = resolve(model, size=given.size, cache=folder / "cache")
@@ -287,7 +310,8 @@ def main() -> None:
                 },
             }
             print(json.dumps(result["models"][model], indent=1), flush=True)
-            write_json(Path(__file__).parent / "results" / "embedding.json", result)
+            name = "embedding_bf16.json" if openvino.native_bf16() else "embedding.json"
+            write_json(Path(__file__).parent / "results" / name, result)
 
 
 if __name__ == "__main__":

@@ -322,3 +322,41 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
     assert (small["images"], large["images"]) == (200, 2000)
     assert large["stored"] == 2000
     assert large["peak_rss_mb"] < small["peak_rss_mb"] * 1.1 + 10
+
+
+@pytest.mark.parametrize("precision", ["f32", "bf16"])
+def test_one_pass_fills_several_levels(encoder, tmp_path, monkeypatch, precision):
+    """Rows of one pass are those of a pass each, and nothing is computed for them again."""
+    if precision == "bf16" and not openvino.native_bf16():
+        pytest.skip("this processor does not multiply bf16 natively")
+    monkeypatch.setattr(openvino, "precision_for", lambda _: precision)
+    passes = []
+    own = type(encoder)._runner
+    monkeypatch.setattr(type(encoder), "_runner", lambda e, level: (passes.append(level), own(e, level))[1])
+    images = [lazy(i) for i in range(5)]
+    together, apart = (replace(encoder, cache=tmp_path / name) for name in ("together", "apart"))
+    assert together.ensure(images[:2], level="pooled") == []
+    assert together.ensure(images, level="pooled+maps") == []
+    pooled, maps = together.embed(images).pooled, together.embed(images, "maps").maps
+    assert passes[-1] == "pooled+maps"
+    assert len(together._store("pooled")) == len(together._store("maps")) == 5
+    assert min(together.seconds_per_image("maps")) > 0
+    alone = apart.embed(images).pooled, *apart.embed(images, "maps").maps
+    for here, there in zip((pooled, *maps), alone, strict=True):
+        assert np.array_equal(here, there)
+
+
+def test_levels_of_different_arithmetic_take_a_pass_each(encoder, tmp_path, monkeypatch):
+    convert = openvino.convert
+
+    def only_pooled(module, shape, folder):
+        if not folder.name.endswith("-pooled"):
+            raise RuntimeError("operation not supported")
+        convert(module, shape, folder)
+
+    monkeypatch.setattr(openvino, "convert", only_pooled)
+    own = replace(encoder, cache=tmp_path)
+    assert own.ensure([lazy(0), lazy(1)], level="pooled+maps") == []
+    assert own._store("pooled").folder.name.startswith("openvino")
+    assert own._store("maps").folder.name.startswith("torch")
+    assert len(own._store("pooled")) == len(own._store("maps")) == 2

@@ -8,6 +8,7 @@ Chest X-rays of 28 pixels, alike as they are, stay apart by that.
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from tempfile import TemporaryFile
@@ -70,7 +71,8 @@ def near(
         for start in range(0, len(rows), BLOCK):
             place.write(thumbs(rows[start : start + BLOCK]).tobytes())
         place.flush()
-        kept = np.memmap(place, np.int8, "r", shape=(len(rows), THUMB, THUMB))
+        mapped = mmap.mmap(place.fileno(), 0, access=mmap.ACCESS_READ)
+        kept = np.frombuffer(mapped, np.int8).reshape(len(rows), THUMB, THUMB)
         basis = _basis(kept, seed)
         straight = np.empty((len(rows), basis.shape[1]), np.float32)
         mirrored = np.empty_like(straight)
@@ -78,6 +80,8 @@ def near(
             block = kept[start : start + BLOCK]
             straight[start : start + BLOCK] = _coarse(block) @ basis
             mirrored[start : start + BLOCK] = _coarse(block[:, :, ::-1]) @ basis
+            if hasattr(mmap, "MADV_DONTNEED"):
+                mapped.madvise(mmap.MADV_DONTNEED)  # pages that were read would count as memory in use
         found: list[Near] = []
         candidates, whole = 0, True
         for other, flipped in ((straight, False), (mirrored, True)):

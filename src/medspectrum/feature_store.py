@@ -160,6 +160,45 @@ class FeatureStore:
         return wall / count, cpu / count
 
 
+class Together:
+    """Several stores that are filled by one pass of a network; each is charged the whole pass.
+
+    Each store takes one of a row's shapes, in order, and the last one takes the rest.
+    """
+
+    def __init__(self, stores: Sequence[FeatureStore]) -> None:
+        self.stores = tuple(stores)
+
+    def missing(self, keys: Sequence[str]) -> list[int]:
+        """Positions in ``keys`` that any of the stores lacks; of equal keys only the first."""
+        return sorted({place for store in self.stores for place in store.missing(keys)})
+
+    def append(
+        self,
+        keys: Sequence[str],
+        rows: np.ndarray,
+        *,
+        shapes: Sequence[tuple[int, ...]],
+        wall_seconds: float = 0.0,
+        cpu_seconds: float = 0.0,
+    ) -> None:
+        """Cut rows (n, d) into each store's part of it; a row that a store has already is not added again."""
+        column = 0
+        for place, store in enumerate(self.stores):
+            own = shapes[place : None if store is self.stores[-1] else place + 1]
+            width = sum(int(np.prod(s)) for s in own)
+            new = store.missing(keys)
+            share = len(new) / max(len(keys), 1)
+            store.append(
+                [keys[i] for i in new],
+                rows[new, column : column + width],
+                shapes=own,
+                wall_seconds=wall_seconds * share,
+                cpu_seconds=cpu_seconds * share,
+            )
+            column += width
+
+
 def _read_head(path: Path) -> tuple[np.ndarray, tuple[int, float, float], tuple[tuple[int, ...], ...]] | None:
     """A shard's keys, cost and shapes; None where the file is not a whole shard."""
     from safetensors import SafetensorError, safe_open

@@ -13,7 +13,6 @@ import numpy as np
 
 from medspectrum.case import LazyImage, LeftOut
 from medspectrum.errors import UnreadableFile, UserError
-from medspectrum.feature_store import FeatureStore
 from medspectrum.image import Image
 
 Progress = Callable[[int, int], None]
@@ -24,6 +23,26 @@ BLOCK = 4096
 SHARD_BYTES = 32 << 20
 SHARD_SECONDS = 5.0
 """A shard is written when it has this size or age: what a kill can cost."""
+
+
+class Rows(Protocol):
+    """Where finished rows go; see ``feature_store.FeatureStore`` and ``feature_store.Together``."""
+
+    def missing(self, keys: Sequence[str]) -> list[int]:
+        """Positions of the keys that it lacks."""
+        ...
+
+    def append(
+        self,
+        keys: Sequence[str],
+        rows: np.ndarray,
+        *,
+        shapes: Sequence[tuple[int, ...]],
+        wall_seconds: float,
+        cpu_seconds: float,
+    ) -> None:
+        """Take rows (n, d), whole or not at all."""
+        ...
 
 
 class Runner(Protocol):
@@ -37,7 +56,7 @@ class Runner(Protocol):
 class _Rows:
     """Finished rows on their way into the store. A volume's slices are averaged, in their own order."""
 
-    def __init__(self, store: FeatureStore) -> None:
+    def __init__(self, store: Rows) -> None:
         self._store = store
         self._lock = threading.Lock()
         self._parts: dict[str, list[np.ndarray | None]] = {}
@@ -130,7 +149,7 @@ def content_keys(images: Sequence[LazyImage]) -> tuple[list[str | None], list[Le
 
 
 def fill(
-    store: FeatureStore,
+    store: Rows,
     images: Sequence[LazyImage],
     *,
     prepare: Prepare,

@@ -14,11 +14,11 @@ from medspectrum import transforms
 from medspectrum.card import Card
 from medspectrum.case import Features, LazyImage, LeftOut
 from medspectrum.engine import eager, embed, openvino
-from medspectrum.engine.readout import LEVELS, level_module
+from medspectrum.engine.readout import LEVELS, TOGETHER, level_module
 from medspectrum.errors import UnreadableFile, UserError
-from medspectrum.feature_store import FeatureStore
+from medspectrum.feature_store import FeatureStore, Together
 from medspectrum.image import Image
-from medspectrum.store import cache_folder, digest, write_json
+from medspectrum.store import cache_folder, digest, read_json, write_json
 
 Build = Callable[..., Any]
 """(size: tuple[int, ...], cache: Path, seed: int | None) -> torch.nn.Module, eval mode, fp32.
@@ -153,10 +153,19 @@ class Encoder:
         *,
         level: str = "pooled",
     ) -> list[LeftOut]:
-        """Compute and keep the features not yet in the cache; returns the images it had to leave out."""
-        self._check(level)
+        """Compute and keep the features not yet in the cache; returns the images it had to leave out.
+
+        Levels joined by ``+`` (``pooled+maps``) come from one pass of the network where that gives the same
+        bits; else (it rounds to bf16 elsewhere when more is read off it) from one pass each.
+        """
+        levels = level.split(TOGETHER)
+        for one in levels:
+            self._check(one)
+        if len(levels) > 1 and not self._same_bits(level):
+            left = [lost for one in levels for lost in self.ensure(images, progress, level=one)]
+            return list({lost.source: lost for lost in left}.values())
         return embed.fill(
-            self._store(level),
+            self._rows(levels),
             images,
             prepare=self.prepare,
             runner=lambda: self._runner(level),
@@ -248,6 +257,24 @@ class Encoder:
         if not np.allclose(rows[0], rows[1], rtol=0, atol=1e-3 * scale):
             raise ValueError("the converted network gives other features than torch")
 
+    def _same_bits(self, joined: str) -> bool:
+        """Whether one pass for several levels gives what a pass each gives, on one made picture."""
+        levels = joined.split(TOGETHER)
+        folder, arithmetic = self._converted(joined)
+        if {self._converted(one)[1] for one in levels} != {arithmetic}:
+            return False
+        known = folder.with_name(f"{folder.name}.{arithmetic}.json")
+        if not known.exists():
+            made = np.random.default_rng(0).standard_normal(self._shape()[1:]).astype(np.float32)
+            found: list[list[np.ndarray]] = []
+            for names in ([joined], levels):
+                parts: list[np.ndarray] = []
+                for name in names:
+                    self._runner(name).run([(0, made)], lambda _, outputs, to=parts: to.extend(outputs))
+                found.append(parts)
+            write_json(known, {"same_bits": all(map(np.array_equal, *found))})
+        return read_json(known)["same_bits"]
+
     def _streams(self) -> int:
         return self.threads or openvino.processors()
 
@@ -256,6 +283,12 @@ class Encoder:
         if how.startswith("torch"):
             return eager.Eager(level_module(self.network(), level), streams=self._streams())
         return openvino.compiled(folder, how.removeprefix("openvino-"), self._streams())
+
+    def _rows(self, levels: Sequence[str]) -> embed.Rows:
+        """Where the rows of one level go, or of several that are computed together."""
+        if len(levels) == 1:
+            return self._store(levels[0])
+        return Together([self._store(one) for one in levels])
 
     def _store(self, level: str) -> FeatureStore:
         """The rows of this level. Features of different arithmetic never share a folder."""

@@ -7,6 +7,7 @@ from typing import Any
 from medspectrum.errors import UserError
 
 LEVELS = ("pooled", "tokens", "maps")
+TOGETHER = "+"
 _MAPS_OF_A_TRANSFORMER = 4
 
 
@@ -17,8 +18,11 @@ def read(network: Any, batch: Any, level: str) -> tuple[Any, ...]:
     each (n, c, h, w); of a plain transformer, four evenly spaced blocks at one scale.
     A network with a method ``read_level(batch, level)`` answers by itself; others are asked in the
     way of timm (``forward_features``, ``forward_intermediates``).
+    Several levels joined by ``+`` are read one after the other, and their parts follow each other.
     Raises UserError where the network has no such level.
     """
+    if TOGETHER in level:
+        return tuple(part for one in level.split(TOGETHER) for part in read(network, batch, one))
     if level not in LEVELS:
         raise UserError(f"there is no level {level!r} of features; there are {', '.join(LEVELS)}")
     own = getattr(network, "read_level", None)
