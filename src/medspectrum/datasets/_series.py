@@ -11,7 +11,7 @@ from medspectrum import formats
 from medspectrum.case import LazyImage, LeftOut
 from medspectrum.datasets import _files
 from medspectrum.errors import UnreadableFile
-from medspectrum.formats import dicom
+from medspectrum.formats import dicom, dicom_seg
 
 
 def is_series_folder(folder: str) -> bool:
@@ -35,8 +35,16 @@ def lazy_volume(headers: list[dicom.Header]) -> LazyImage:
     return LazyImage(source, dicom.SeriesRead(paths), dicom.SeriesKey(paths))
 
 
-def headers(folder: str, left_out: list[LeftOut], skipped: dict[str, int]) -> list[dicom.Header]:
-    """Header facts of all DICOM files below; unreadable ones are listed, pictureless ones counted."""
+def headers(
+    folder: str,
+    left_out: list[LeftOut],
+    skipped: dict[str, int],
+    segmentations: list[dicom_seg.SegHeader] | None = None,
+) -> list[dicom.Header]:
+    """Header facts of all DICOM files below; unreadable ones are listed, pictureless ones counted.
+
+    segmentations: where given, gets those of segmentation objects, which else count as pictureless.
+    """
     found = []
     for path in _files.walk(folder, left_out):
         named = formats.suffix_of(path) in formats.SUFFIXES["dicom"]
@@ -48,6 +56,9 @@ def headers(folder: str, left_out: list[LeftOut], skipped: dict[str, int]) -> li
                     left_out.append(LeftOut(path, "is named like DICOM but holds something else"))
                 continue
             header = dicom.header(path)
+            if header.modality == "SEG" and segmentations is not None:
+                segmentations.append(dicom_seg.header(path))
+                continue
         except UnreadableFile as error:
             if named:
                 left_out.append(LeftOut(path, error.reason))

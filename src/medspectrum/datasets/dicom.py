@@ -12,10 +12,11 @@ import numpy as np
 
 from medspectrum import formats, registry, store
 from medspectrum.case import Case, CaseSet, ClassTarget, LeftOut
-from medspectrum.datasets import _columns, _fake, _files, _series
+from medspectrum.datasets import _columns, _dicom_masks, _fake, _files, _series
 from medspectrum.datasets.table import read_table
 from medspectrum.errors import UnreadableFile, UserError
 from medspectrum.formats import dicom as files
+from medspectrum.formats.dicom_seg import SegHeader
 
 KEYS = {
     "series": ("series", "seriesuid", "seriesinstanceuid"),
@@ -89,6 +90,9 @@ def write_slice(path: Path, values: np.ndarray, *, patient: str, place: int, cen
 def dicom(path: Path, *, labels: str | None = None, identifiers: bool = False) -> CaseSet:
     """DICOM files: one case per volume (series), plain radiographs one per file.
 
+    Segmentation objects (DICOM SEG) become the masks of the series they refer to, their segments' names the
+    labels.
+
     labels: a table whose column patient, study, series or path says which case a row is of and whose
     column label the class (``labels.csv`` in the folder is taken by itself); ``folder`` takes the first
     folder below DATA as the class. identifiers: keep patient IDs as they are in the headers; by default
@@ -98,29 +102,35 @@ def dicom(path: Path, *, labels: str | None = None, identifiers: bool = False) -
         raise UserError(f"{path}: dicom is a folder of DICOM files")
     left_out: list[LeftOut] = []
     skipped: dict[str, int] = {}
-    headers = _series.headers(str(path), left_out, skipped)
+    segmentations: list[SegHeader] = []
+    headers = _series.headers(str(path), left_out, skipped, segmentations)
     by_series: dict[tuple[str, str], list[files.Header]] = defaultdict(list)
     for header in headers:
         by_series[header.study, header.series or header.path].append(header)
     volumes = [volume for key in by_series for volume in files.volumes(by_series[key])]
     names = _names(volumes, path)
     label_of, notes = _labels(volumes, names, path, labels)
+    masks, told = _dicom_masks.masks(segmentations, volumes, left_out)
+    notes += told
     cases = []
-    for volume, name in zip(volumes, names, strict=True):
+    for place, (volume, name) in enumerate(zip(volumes, names, strict=True)):
         first = volume[0]
         patient = first.patient or name
         if first.patient and not identifiers:
             patient = "p-" + store.digest("patient", first.patient)[:12]
         record = {"modality": first.modality, "series": first.description, "view": first.view}
         label = label_of.get(name)
+        targets = [ClassTarget(label)] if label is not None else []
+        targets += [masks[place]] if place in masks else []
         cases.append(
             Case(
                 name,
                 patient,
                 {"image": _series.lazy_volume(volume)},
-                ClassTarget(label) if label is not None else None,
+                targets[0] if targets else None,
                 first.centre or None,
                 {word: value for word, value in record.items() if value},
+                also=tuple(targets[1:]),
             )
         )
     if skipped:
