@@ -46,9 +46,12 @@ class MaskTarget:
 
 @dataclass(frozen=True, slots=True)
 class BoxTarget:
-    """Boxes in pixels of the image: (n, 4) as x0, y0, x1, y1, with a label each."""
+    """Boxes in pixels of the image, with a label each: x0, y0, x1, y1, or in a volume x0, y0, z0, x1, y1, z1.
 
-    boxes: tuple[tuple[float, float, float, float], ...]
+    Numbers are edges: pixel i reaches from i to i + 1.
+    """
+
+    boxes: tuple[tuple[float, ...], ...]
     labels: tuple[str, ...]
 
 
@@ -176,7 +179,7 @@ class Task(Protocol):
     """What is asked: which target a case has, and how answers are scored.
 
     Predictions are what the task's predictors give: (n, k) probabilities of classes, or a list with one
-    label map per case. Only the task looks into them.
+    label map, or the boxes found, per case. Only the task looks into them.
     """
 
     @property
@@ -217,7 +220,7 @@ class Task(Protocol):
         ...
 
     def target(self, case: Case) -> Any:
-        """The true answer: an index into ``classes``, or a label map."""
+        """The true answer: an index into ``classes``, a label map, or boxes with indices into ``classes``."""
         ...
 
     def fingerprint(self, case: Case) -> Any:
@@ -277,7 +280,7 @@ class Predictor(Protocol):
         ...
 
     def predict(self, cases: Sequence[Case]) -> Any:
-        """For classes (n, k) float64 probabilities, rows sum to 1; for masks a list of label maps."""
+        """For classes (n, k) float64 probabilities, rows sum to 1; else a list: of label maps, of Detections."""
         ...
 
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

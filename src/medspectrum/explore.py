@@ -29,6 +29,8 @@ PROBE = 128  # images embedded to see how fast a model is here; fewer would most
 EMBEDDING_SHARE = 0.7  # of the time left, at most, goes to embedding by one more model,
 CONTROL_SHARE = 0.3  # or by one more control
 FORMAT = 1
+LARGEST = {"detect": 448}
+"""Pixels per side at most, where a task wants more than models were trained on: things to find are small."""
 MAGNIFY = {"pooled": 4.0, "maps": 2.5}
 """How much small images are enlarged before they are embedded: maps of many planes take much room."""
 
@@ -191,7 +193,11 @@ def _encoders(
         if lacking:
             skipped.append(Dropped(name, "", lacking))
             continue
-        encoders[name] = encoder if plan.size else encoder.for_images(images, magnify=magnify)
+        encoders[name] = (
+            encoder
+            if plan.size
+            else encoder.for_images(images, magnify=magnify, largest=LARGEST.get(plan.task))
+        )
     if not encoders:
         told = "; ".join(f"{d.model}: {d.reason}" for d in skipped) or "none is registered"
         raise UserError(f"no model can be used on these data ({told}); see medspectrum doctor")

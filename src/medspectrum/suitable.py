@@ -28,8 +28,8 @@ def suitable_models(plan: Plan, facts: Mapping[str, Any]) -> tuple[list[str], di
         why = ""
         if card is not None:
             why = _unsuitable(card, facts) if not plan.models else ""
-            if plan.task == "segment" and card.dims == 3:
-                why = why or "its maps are of whole volumes; outlining goes plane by plane so far"
+            if plan.task in ("segment", "detect") and card.dims == 3:
+                why = why or f"its maps are of whole volumes; {plan.task} goes plane by plane so far"
             why = why or _not_here(entry.facts if entry else {})
             if plan.commercial_use and not card.commercial_use:
                 why = why or f"its licence ({card.licence}) does not allow commercial use"

@@ -103,12 +103,17 @@ class Encoder:
         return replace(self, size=tuple(sides))
 
     def for_images(
-        self, images: Sequence[LazyImage], *, looked_at: int = 32, magnify: float = 4.0
+        self,
+        images: Sequence[LazyImage],
+        *,
+        looked_at: int = 32,
+        magnify: float = 4.0,
+        largest: int | None = None,
     ) -> Encoder:
         """The same encoder at the input side worth computing for these images (``input_side``).
 
         The median longer side of at most 32 evenly chosen readable images decides. A 3-D encoder, or
-        a set of which none can be read, keeps its size.
+        a set of which none can be read, keeps its size. largest: the largest side; the card's own where None.
         """
         if self.card.dims != 2 or not images:
             return self
@@ -125,7 +130,7 @@ class Encoder:
         side = transforms.input_side(
             float(np.median(sides)),
             stride=self.card.stride,
-            largest=self.card.input_size[-1],
+            largest=largest or self.card.input_size[-1],
             magnify=magnify,
         )
         return self.with_size(side)

@@ -93,6 +93,17 @@ def from_last_stage(network: torch.nn.Module, count: int = 1) -> list[torch.nn.P
     return found
 
 
+def all_but_first(network: torch.nn.Module, count: int) -> None:
+    """Let everything learn but the first ``count`` blocks or stages and what comes before them."""
+    learn = {id(p) for p in network.parameters()}
+    if count:
+        names = list(stages(network))
+        after = len(names) - min(count, len(names))
+        learn = {id(p) for p in from_last_stage(network, after)} if after else set()
+    for parameter in network.parameters():
+        parameter.requires_grad_(id(parameter) in learn)
+
+
 def merged(module: torch.nn.Module) -> torch.nn.Module:
     """A copy for predicting, with low-rank deltas added into the layers they belong to."""
     import copy

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from medspectrum.engine.encoder import Encoder
 
 
-def _redrawn(network: Any, encoder: Encoder, *, weights_seed: int) -> None:
+def redrawn(network: Any, encoder: Encoder, *, weights_seed: int) -> None:
     """Give the network the weights of the encoder's random twin."""
     network.load_state_dict(encoder.twin(weights_seed).network().state_dict())
     for parameter in network.parameters():
@@ -28,7 +28,7 @@ LONGER: _tuned.Training = {"epochs": 12.0, "least_steps": 60, "most_steps": 600,
     "scratch",
     trains="network",
     cost=3,
-    restore=functools.partial(_tuned.restore, _redrawn),
+    restore=functools.partial(_tuned.restore, redrawn),
     **_tuned.facts(**LONGER),
 )
 def scratch(
@@ -49,7 +49,7 @@ def scratch(
         model,
         cases,
         task,
-        _redrawn,
+        redrawn,
         structure={"weights_seed": seed},
         seed=seed,
         learning_rate=learning_rate,

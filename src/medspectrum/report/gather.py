@@ -11,7 +11,7 @@ from typing import Any
 from medspectrum.report.words import number
 
 NO_MODEL = "none"
-CONTROL_METHODS = frozenset({"majority", "scratch"})
+CONTROL_METHODS = frozenset({"majority", "scratch", "scratch_detector"})
 Trial = Mapping[str, Any]
 
 

@@ -70,12 +70,12 @@ def overlay(lazy: LazyImage, truth: LabelMap, found: LabelMap, labels: int) -> b
     image = lazy.load()
     true, answer = truth.array(), found.array()
     outlined = np.asarray((true > 0) | (answer > 0))
-    axis = _axis(image)
+    axis = through_axis(image)
     place = int(outlined.sum(axis=tuple(a for a in range(3) if a != axis)).argmax())
     flat = np.moveaxis(image.array, axis + 1, 1)[:, place]
     true, answer, outlined = (np.take(m, place, axis=axis) for m in (true, answer, outlined))
     rows, columns = _around(outlined)
-    pixels = _grey(flat)[rows, columns]
+    pixels = grey(flat)[rows, columns]
     true, answer = true[rows, columns], answer[rows, columns]
     scale = SIDE / max(pixels.shape[:2])
     size = max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale))
@@ -85,11 +85,11 @@ def overlay(lazy: LazyImage, truth: LabelMap, found: LabelMap, labels: int) -> b
     )
     shown = shown.copy()
     for label in range(1, labels + 1):
-        tint = np.array(_rgb(colour(f"series-{(label - 1) % SERIES + 1}")), np.float32)
+        tint = np.array(rgb(colour(f"series-{(label - 1) % SERIES + 1}")), np.float32)
         inside = answer == label
         shown[inside] = (1 - TINT) * shown[inside] + TINT * tint
     for label in range(1, labels + 1):
-        tint = np.array(_rgb(colour(f"series-{(label - 1) % SERIES + 1}")), np.float32)
+        tint = np.array(rgb(colour(f"series-{(label - 1) % SERIES + 1}")), np.float32)
         line = _edge(true == label)
         shown[line] = 0.35 * 255 + 0.65 * tint  # lighter than the tint, so that it is seen on it
     out = io.BytesIO()
@@ -97,7 +97,8 @@ def overlay(lazy: LazyImage, truth: LabelMap, found: LabelMap, labels: int) -> b
     return out.getvalue()
 
 
-def _axis(image: Any) -> int:
+def through_axis(image: Any) -> int:
+    """The axis of (Z, Y, X) along which the planes of a volume follow each other; 0 of a picture."""
     from medspectrum import transforms
 
     return transforms.through_plane_axis(image) - 1 if image.is_volume else 0
@@ -116,7 +117,7 @@ def _around(outlined: np.ndarray) -> tuple[slice, slice]:
     return found[0], found[1]
 
 
-def _grey(flat: np.ndarray) -> np.ndarray:
+def grey(flat: np.ndarray) -> np.ndarray:
     """(C, H, W) as (H, W, 3) uint8; colours as they are, one channel between its darkest and brightest."""
     if flat.shape[0] == 3 and flat.dtype == np.uint8:
         return np.ascontiguousarray(np.moveaxis(flat, 0, -1))
@@ -135,5 +136,6 @@ def _edge(inside: np.ndarray) -> np.ndarray:
     return inside & ~np.asarray(ndimage.binary_erosion(inside, iterations=2), bool)
 
 
-def _rgb(text: str) -> tuple[int, int, int]:
+def rgb(text: str) -> tuple[int, int, int]:
+    """``#rrggbb`` as three numbers."""
     return int(text[1:3], 16), int(text[3:5], 16), int(text[5:7], 16)

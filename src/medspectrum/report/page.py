@@ -14,7 +14,7 @@ import numpy as np
 
 from medspectrum import __version__, store
 from medspectrum.report import answers as seen
-from medspectrum.report import curves, figure, gather, outlines, pareto, words
+from medspectrum.report import boxes, curves, figure, gather, outlines, pareto, words
 
 TABLE_LIMIT = 1500
 CLOSER_LOOKS = 5
@@ -31,8 +31,8 @@ def write(
 
     results: as in results.json. predictions: by trial id, test cases only: ``case``, ``patient`` and
     ``centre`` (n,) strings, and for classes ``truth`` (n,) index into them and ``probabilities`` (n, k),
-    for masks what ``outlines.examples`` takes; trials without an entry are shown without confusion,
-    reliability and examples. thumbnails: PNG bytes by
+    for masks what ``outlines.examples`` takes, for boxes what ``boxes.examples`` takes and ``froc``; trials
+    without an entry are shown without confusion, reliability and examples. thumbnails: PNG bytes by
     case id. The page makes no request: pictures, styles and plots lie inside it.
     """
     found = gather.groups(results)
@@ -239,10 +239,26 @@ def answers_context(
     name: str,
 ) -> dict[str, Any]:
     """Confusion, reliability and examples of one predictor's answers; None where there are none."""
-    nothing = {"confusion": None, "reliability": None, "examples": None, "outlined": None, "cases": 0}
+    nothing = {
+        "confusion": None,
+        "reliability": None,
+        "examples": None,
+        "outlined": None,
+        "boxed": None,
+        "cases": 0,
+    }
     if given and "label_maps" in given:
         return nothing | {
             "outlined": {"rows": outlines.examples(given, classes), "legend": outlines.legend(classes)},
+            "cases": len(given["case"]),
+        }
+    if given and "found_boxes" in given:
+        return nothing | {
+            "boxed": {
+                "rows": boxes.examples(given, classes),
+                "legend": outlines.legend(classes),
+                "froc": boxes.froc_svg(given["froc"], name=f"froc-{name}"),
+            },
             "cases": len(given["case"]),
         }
     answers = seen.read_answers(given, classes)

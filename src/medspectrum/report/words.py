@@ -23,6 +23,11 @@ SCORE_NAMES = {
     "hd95_mm": "HD95 in mm",
     "assd_mm": "mean surface distance in mm",
     "precision": "precision",
+    "map50": "mAP at IoU 0.5",
+    "map75": "mAP at IoU 0.75",
+    "map": "mAP at IoU 0.5 to 0.95",
+    "recall": "average recall",
+    "froc": "FROC sensitivity",
 }
 
 GLOSSARY = {
@@ -55,7 +60,19 @@ OUTLINE_GLOSSARY = {
     "sensitivity": "Of the voxels that truly are of the label, the share that is found.",
     "precision": "Of the voxels that were given the label, the share that truly is of it.",
 }
-GLOSSARIES = {"segment": OUTLINE_GLOSSARY}
+BOX_GLOSSARY = {
+    "map50": "Average precision: found boxes in falling order of score give precision against recall, "
+    "whose area is taken. A box is right where it overlaps a free true box of its label by half (IoU 0.5). "
+    "Mean over labels; of one label, its own.",
+    "map": "The same, averaged over the overlaps 0.5, 0.55, ... 0.95 that make a box right: how exactly "
+    "boxes lie. COCO's main score.",
+    "map75": "The same at the overlap 0.75.",
+    "recall": "The share of true boxes that is found when all boxes count, averaged over labels and "
+    "overlaps.",
+    "froc": "The share of true boxes that is found at 1/8, 1/4, ... 8 false boxes per image, averaged over "
+    "these seven rates.",
+}
+GLOSSARIES = {"segment": OUTLINE_GLOSSARY, "detect": BOX_GLOSSARY}
 
 
 def number(value: Any) -> float | None:
