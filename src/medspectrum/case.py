@@ -280,7 +280,7 @@ class Predictor(Protocol):
         ...
 
     def predict(self, cases: Sequence[Case]) -> Any:
-        """For classes (n, k) float64 probabilities, rows sum to 1; else a list: of label maps, of Detections."""
+        """(n, k) float64 probabilities of classes, rows sum to 1; else a list of label maps or Detections."""
         ...
 
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 No anchors: each place says the distances to the four sides of its box (Tian et al., "FCOS", ICCV 2019). The
 maps meet in a feature pyramid, down and up again (Liu et al., "Path aggregation network", CVPR 2018); one
-head serves all scales. Networks that see in coarse patches get a short look at the picture for the finest scale.
+head serves all scales. Networks that see in coarse patches get a short look at the picture for the finest.
 """
 
 from __future__ import annotations
