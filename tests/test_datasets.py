@@ -113,6 +113,16 @@ def test_table_without_a_label_names_the_columns_that_may_be_one(tmp_path):
     assert any("--label; it may be stain (2 values)" in words for words in case_set.warnings)
 
 
+def test_a_column_named_as_masks_is_no_image(tmp_path):
+    """Else the answer would be among what a model sees."""
+    for name in ("a", "b", "a_outline", "b_outline"):
+        pil.fromarray(np.eye(8, dtype=np.uint8)).save(tmp_path / f"{name}.png")
+    (tmp_path / "cells.csv").write_text("Picture,Drawn by hand\na.png,a_outline.png\nb.png,b_outline.png\n")
+    cases = load(tmp_path / "cells.csv", mask="Drawn by hand").cases
+    assert [list(c.images) for c in cases] == [["image"], ["image"]]
+    assert all(c.asked(MaskTarget).mask.source.endswith("_outline.png") for c in cases)
+
+
 def test_table_with_several_images_split_mask_and_pattern(tmp_path):
     for name in ("f1", "l1", "f2", "l2", "m1"):
         png(tmp_path / "x" / f"{name}.png", len(name))

@@ -77,6 +77,9 @@ def _describe(console: Any, facts: dict[str, Any]) -> None:
 def _explore(console: Any, results: dict[str, Any]) -> None:
     from rich.text import Text
 
+    if "tasks" in results:
+        _together(console, results)
+        return
     primary = results["task"]["primary"]
     best = [r for r in results["summary"] if r["mean"] is not None]
     most = max((r["labels"] for r in best), default=0)
@@ -99,6 +102,25 @@ def _explore(console: Any, results: dict[str, Any]) -> None:
             console.print(Text(f"not tried: {row['model']} ({row['reason']})", style="yellow"))
     console.print()
     console.print(Text(results["reason"], style="bold"))
+    _left_out(console, results)
+    console.print(Text(f"report: {results['report']}"))
+
+
+def _together(console: Any, results: dict[str, Any]) -> None:
+    from rich.text import Text
+
+    rows = []
+    for encoder in results["encoders"]:
+        row = {"model": encoder["model"]}
+        for name, best in encoder["tasks"].items():
+            score = best["score"] or {}
+            row[name] = f"{_word(score.get('value'))} ({best['method']})"
+        rows.append(row)
+    titles = {name: f"{name}: test {task['primary']}" for name, task in results["tasks"].items()}
+    _table(console, rows, {"model": "model", **titles})
+    for name, task in results["tasks"].items():
+        console.print()
+        console.print(Text(f"{name}: {task['reason']}", style="bold"))
     _left_out(console, results)
     console.print(Text(f"report: {results['report']}"))
 

@@ -12,9 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from medspectrum import __version__, registry, store
+from medspectrum import __version__, registry, several, store
 from medspectrum.budgets import Split, make_split, nested_budgets
-from medspectrum.case import Case, LazyImage, LeftOut, Task
+from medspectrum.case import Case, CaseSet, LazyImage, LeftOut, Task
 from medspectrum.errors import UserError
 from medspectrum.outcome import write_outcome
 from medspectrum.plan import Plan, make_plan, methods_for
@@ -70,7 +70,7 @@ def explore(
     data: folder, table or archive of cases; see ``medspectrum datasets`` for what is understood.
     out: folder for results.json, results.parquet, report.html and the recommended predictor.
     layout: name of the data's layout where it is not recognised by itself.
-    task: what is asked of the cases.
+    task: what is asked of the cases; several, separated by commas, share one pass of each encoder.
     models: names separated by commas; all that fit the data and are here, where empty.
     methods: names separated by commas; all where empty.
     budgets: cases per class that are labelled, separated by commas, and 'full'.
@@ -102,20 +102,71 @@ def explore(
         {name: value for name, value in locals().items() if name in Plan.__dataclass_fields__},
     )
     started = time.monotonic()
+    run = _explore if len(settings.tasks) == 1 else _together
     with progress_for(quiet=quiet) as progress:
-        return _explore(Path(data), Path(out), settings, cache, progress, started)
+        return run(Path(data), Path(out), settings, store.cache_folder(cache), progress, started)
 
 
-def _explore(
-    data: Path, out: Path, plan: Plan, cache: Path | None, progress: Progress, started: float
+def _together(
+    data: Path, out: Path, plan: Plan, folder: Path, progress: Progress, started: float
 ) -> dict[str, Any]:
+    """Each picture goes through each encoder once; then one exploration per task finds the features there."""
+    plans = several.plans(plan)
+    case_set, facts, _ = _cases(data, plan, folder, progress)
+    tasks = [registry.find("task", own.task).thing.of(case_set.cases) for own in plans]
+    judged = [(task, c) for task in tasks for c in case_set.cases if not task.lacking(c)]
+    images = list({image.key(): image for task, c in judged for image in task.seen(c)}.values())
+    level = several.levels(tasks)
+    encoders, skipped = _encoders(plans[-1], facts, images, folder, min(MAGNIFY[t.level] for t in tasks))
+    spent = _Spent(out / "progress.json", plan, started)
+    _embed(encoders, images, level, progress, spent, skipped)
+    shared = (time.monotonic() - started) / len(plans)
+    results = {
+        own.task: _explore(
+            data,
+            out / own.task,
+            own,
+            folder,
+            progress,
+            time.monotonic() - shared,
+            encoders=dict(encoders),
+        )
+        for own in plans
+    }
+    embedding = {
+        "level": level,
+        "images": len(images),
+        "seconds": spent.embedding,
+        "encoders": {n: {"size": list(e.size), "passes": e.passes(level)} for n, e in encoders.items()},
+    }
+    return several.write(out, plan, data, results, embedding)
+
+
+def _cases(
+    data: Path, plan: Plan, folder: Path, progress: Progress
+) -> tuple[CaseSet, dict[str, Any], list[LeftOut]]:
+    """The cases that can be read, what is in the data, and what was left out."""
     from medspectrum.datasets import load
     from medspectrum.describe import describe_cases, usable
 
-    folder = store.cache_folder(cache)
     case_set = load(data, layout=plan.layout, cache=folder, **plan.columns())
     facts = describe_cases(case_set, cache=folder, progress=progress.step("reading cases"))
     case_set, left_out = usable(case_set, facts)
+    return case_set, facts, left_out
+
+
+def _explore(
+    data: Path,
+    out: Path,
+    plan: Plan,
+    folder: Path,
+    progress: Progress,
+    started: float,
+    *,
+    encoders: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """One task. encoders: those that have seen the images already; chosen here where not given."""
+    case_set, facts, left_out = _cases(data, plan, folder, progress)
     task: Task = registry.find("task", plan.task).thing.of(case_set.cases)
     why = {c.id: task.lacking(c) for c in case_set.cases}
     left_out.extend(LeftOut(name, reason) for name, reason in why.items() if reason)
@@ -131,7 +182,9 @@ def _explore(
     parts = (split.train, split.val, split.test)
     images = [image for part in parts for c in part for image in task.seen(c)]
     magnify = MAGNIFY[task.level]
-    encoders, skipped = _encoders(plan, facts, images, folder, magnify)
+    skipped: list[Dropped] = []
+    if encoders is None:
+        encoders, skipped = _encoders(plan, facts, images, folder, magnify)
     failed = _embed(encoders, images, task.level, progress, spent, skipped)
     left_out.extend(failed)
     split = _without(split, {f.source for f in failed}, task)

@@ -42,6 +42,11 @@ class Plan:
     mask: str | None = None
     method_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks, one after the other."""
+        return tuple(dict.fromkeys(t.strip() for t in self.task.split(",") if t.strip()))
+
     def columns(self) -> dict[str, str]:
         """What was said of the data's columns and names."""
         named = ("image", "label", "mask", "patient", "centre", "split", "patient_pattern")
@@ -126,11 +131,12 @@ def _normal(key: str, value: Any) -> Any:
 
 
 def _check(plan: Plan) -> None:
-    registry.find("task", plan.task)
+    for task in plan.tasks or (plan.task,):
+        registry.find("task", task)
     for name in plan.methods:
         asked = registry.find("method", name).facts.get("task", "classify")
-        if asked != plan.task:
-            serving = ", ".join(methods_for(plan.task))
+        if asked not in plan.tasks:
+            serving = ", ".join(m for task in plan.tasks for m in methods_for(task))
             raise UserError(f"method {name} is for the task {asked}, not {plan.task}; there are: {serving}")
     lowest = {"draws": 1, "budget_minutes": 0, "workers": 0, "seed": 0}
     for name, low in lowest.items():

@@ -6,7 +6,7 @@ import io
 import os
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -99,7 +99,8 @@ def table(
     if not base.is_absolute():
         base = source.parent / base
     columns = rows.columns
-    places = image_places(rows, base, image, source)
+    masked = None if mask and "{" in mask else _columns.chosen("mask", mask, columns, source)
+    places = image_places(rows, base, image, source, apart={masked} if masked else ())
     if not places:
         raise UserError(
             f"{source}: no column holds paths of images below {base} (columns: {', '.join(columns)}); "
@@ -110,7 +111,7 @@ def table(
         "patient": _columns.chosen("patient", patient, columns, source),
         "centre": _columns.chosen("centre", centre, columns, source),
         "split": _columns.chosen("split", split, columns, source),
-        "mask": None if mask and "{" in mask else _columns.chosen("mask", mask, columns, source),
+        "mask": masked,
         "id": _columns.chosen("id", id, columns, source),
     }
     named = {"label": label, "patient": patient, "centre": centre, "split": split, "mask": mask, "id": id}
@@ -237,9 +238,17 @@ class Place:
 
 
 def image_places(
-    rows: polars.DataFrame, base: Path, image: str | None, source: object = "table"
+    rows: polars.DataFrame,
+    base: Path,
+    image: str | None,
+    source: object = "table",
+    *,
+    apart: Collection[str] = (),
 ) -> list[Place]:
-    """Where the images of a row are. Raises UserError where a named column is missing."""
+    """Where the images of a row are. Raises UserError where a named column is missing.
+
+    apart: columns that hold something else, such as the masks: they would show the answer.
+    """
     head = rows.head(TRIED)
     first = [dict(zip(head.columns, row, strict=True)) for row in head.rows()]
     if image is not None:
@@ -258,7 +267,7 @@ def image_places(
     scored = []
     masks = {_columns.plain(word) for word in _columns.NAMES["mask"]}
     for column in rows.columns:
-        if _columns.plain(column) in masks:
+        if _columns.plain(column) in masks or column in apart:
             continue
         place, hits = _best_place("image", column, False, base, first)
         if hits:

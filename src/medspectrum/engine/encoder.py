@@ -166,7 +166,7 @@ class Encoder:
         levels = level.split(TOGETHER)
         for one in levels:
             self._check(one)
-        if len(levels) > 1 and not self._same_bits(level):
+        if self.passes(level) > 1:
             left = [lost for one in levels for lost in self.ensure(images, progress, level=one)]
             return list({lost.source: lost for lost in left}.values())
         return embed.fill(
@@ -197,13 +197,22 @@ class Encoder:
 
     def missing(self, images: Sequence[LazyImage], *, level: str = "pooled") -> int:
         """How many of the images have no features in the cache yet."""
-        return len(self._store(level).missing([image.key() for image in images]))
+        return len(self._rows(level.split(TOGETHER)).missing([image.key() for image in images]))
+
+    def passes(self, level: str) -> int:
+        """How often the network is run for these levels: once where that gives the bits of a pass each."""
+        levels = level.split(TOGETHER)
+        return 1 if len(levels) == 1 or self._same_bits(level) else len(levels)
 
     def seconds_per_image(self, level: str = "pooled") -> tuple[float, float]:
         """Measured (wall, CPU) seconds of embedding one image, reading and preparing included.
 
         Averaged over all that the cache holds; where it holds nothing, three made images are timed.
         """
+        if TOGETHER in level:
+            parts = [self.seconds_per_image(one) for one in level.split(TOGETHER)]
+            fold = max if self.passes(level) == 1 else sum
+            return fold(wall for wall, _ in parts), fold(cpu for _, cpu in parts)
         if level not in self.levels:
             return 0.0, 0.0
         kept = self._store(level).seconds_per_row()
