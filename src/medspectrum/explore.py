@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
@@ -316,7 +316,12 @@ def _configs(
         if why:
             skipped.append(Dropped("", method.name, why))
             continue
-        for settings in settings_grid(plan.method_settings.get(method.name, {})):
+        given = plan.method_settings.get(method.name, {})
+        why = _not_offered(method, given, plan)
+        if why:
+            skipped.append(Dropped("", method.name, why))
+            continue
+        for settings in settings_grid(given):
             if not method.facts.get("needs_model", True):
                 configs.append(Config(NO_MODEL, None, method, settings, True, 0.0))
                 continue
@@ -344,6 +349,16 @@ def _configs(
                     )
                 )
     return configs
+
+
+def _not_offered(method: registry.Entry, given: Mapping[str, Any], plan: Plan) -> str:
+    """Why a method that brings weights of the user's own is left aside, or ''."""
+    lacking = [name for name in method.facts.get("needs", ()) if name not in given]
+    if lacking:
+        return f"needs {', '.join(lacking)}: say it in a plan's table [{method.name}]"
+    if plan.commercial_use and not method.facts.get("commercial_use", True):
+        return f"its licence ({method.facts['licence']}) is not known to allow commercial use"
+    return ""
 
 
 def _too_large(encoder: Any, plan: Plan) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from medspectrum.errors import UnreadableFile
@@ -45,41 +44,6 @@ _RENAMED = (
 _COMPILED = tuple((re.compile(found), put) for found, put in _RENAMED)
 _MLP = re.compile(r"^(.*(?:output_hypernetworks_mlps\.\d+|iou_prediction_head))\.layers\.(\d+)\.(.*)$")
 _SHARED = "prompt_encoder.shared_embedding.positional_embedding"
-
-
-def state_of(path: Path) -> dict[str, Any]:
-    """Keys and tensors of a ``.pth`` or ``.safetensors``, wrappings of a training run taken off.
-
-    No pickled code is run. Raises UnreadableFile where the file is none, or holds no tensors.
-    """
-    import torch
-
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            held: Any = load_file(path)
-        else:
-            import warnings
-
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # on the file's pickle protocol
-                held = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UnreadableFile(
-            path, "does not exist; give a checkpoint file or a transformers folder"
-        ) from None
-    except Exception as error:  # a damaged pickle raises whatever it likes
-        words = str(error).strip().split("\n")[0][:120] or type(error).__name__
-        raise UnreadableFile(
-            path, f"cannot be read as plain weights ({words}); code in a file is never run: copy it again"
-        ) from error
-    for wrapping in ("model", "state_dict", "model_state_dict"):
-        if isinstance(held, dict) and isinstance(held.get(wrapping), dict):
-            held = held[wrapping]
-    if not isinstance(held, dict) or not held or not all(hasattr(v, "shape") for v in held.values()):
-        raise UnreadableFile(path, "holds no table of weights; give a SAM checkpoint")
-    return {str(k).removeprefix("module."): v for k, v in held.items()}
 
 
 def configuration(state: Mapping[str, Any], source: object) -> Any:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from medspectrum.engine.weights_file import tensors_of
 from medspectrum.errors import UnreadableFile, UserError
 from medspectrum.models import _sam_file
 from medspectrum.models._weights import load_strictly
@@ -103,7 +104,7 @@ def load(path: str | Path, *, preparation: str = "auto") -> Promptable:
 def _from_file(path: Path) -> tuple[Any, str]:
     from transformers import SamModel
 
-    state = _sam_file.state_of(path)
+    state = tensors_of(path)
     network: Any = SamModel(_sam_file.configuration(state, path))
     return load_strictly(network, _sam_file.renamed(state), path), "sam"
 
