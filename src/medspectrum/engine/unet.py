@@ -66,11 +66,17 @@ class Design:
 
 
 def design(
-    images: Sequence[Sequence[Image]], masks: Sequence[np.ndarray], labels: int, *, base: int = 0
+    images: Sequence[Sequence[Image]],
+    masks: Sequence[np.ndarray],
+    labels: int,
+    *,
+    base: int = 0,
+    voxels: int = 0,
 ) -> Design:
     """Plan the network for these cases: each a list of images on one grid, with its mask (Z, Y, X).
 
-    labels: background included. base: features of the first stage, 0 for the usual number.
+    labels: background included. base: features of the first stage, voxels: of a patch at most;
+    0 for the usual number of either.
     Raises UserError where pictures and volumes are mixed, or cases differ in their channels.
     """
     first = [own[0] for own in images]
@@ -90,7 +96,7 @@ def design(
     else:
         near = True
     median = np.maximum(1, np.round(np.median(sizes, axis=0))).astype(int)[-axes:]
-    patch, strides, kernels = _topology(median, spacing[-axes:], MOST_VOXELS[axes])
+    patch, strides, kernels = _topology(median, spacing[-axes:], voxels or MOST_VOXELS[axes])
     begin = base or BASE_FEATURES[axes]
     features = tuple(min(MOST_FEATURES, begin * 2**i) for i in range(len(strides)))
     return Design(
@@ -241,7 +247,10 @@ def lacking() -> str:
 
 
 def network(plan: Design, seed: int, *, deep: bool = True) -> torch.nn.Module:
-    """The network with random weights. Raises UserError where MONAI is not installed."""
+    """The network with random weights. Raises UserError where MONAI is not installed.
+
+    deep: with the heads that only training asks, and with norms that are quick to train.
+    """
     import torch
 
     if why := lacking():
@@ -251,7 +260,7 @@ def network(plan: Design, seed: int, *, deep: bool = True) -> torch.nn.Module:
     ups = len(plan.strides) - 1
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return DynUNet(
+        made = DynUNet(
             spatial_dims=plan.axes,
             in_channels=plan.channels,
             out_channels=plan.labels,
@@ -263,6 +272,39 @@ def network(plan: Design, seed: int, *, deep: bool = True) -> torch.nn.Module:
             deep_supervision=deep and ups > 1,
             deep_supr_num=max(1, min(2, ups - 1)),
         )
+    if deep:
+        _norm_case_by_case(made)
+    return made
+
+
+def _norm_case_by_case(module: torch.nn.Module) -> None:
+    """Put batch norms of one case each in the place of instance norms, under the same names.
+
+    The numbers are the same. torch's instance norm brings bf16 in channels-last order to float32 in another
+    order and back, which takes a third of a training step; the batch norm works on what is there.
+    """
+    import torch
+    import torch.nn.functional as F
+
+    class CaseNorm(torch.nn.Module):
+        def __init__(self, norm: Any) -> None:
+            super().__init__()
+            self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
+
+        def forward(self, maps: torch.Tensor) -> torch.Tensor:
+            if maps[0, 0].numel() == 1:  # a single voxel has no spread: nothing but the shift is left
+                return torch.zeros_like(maps) + self.bias.view(-1, *[1] * (maps.ndim - 2)).to(maps.dtype)
+            parts = [
+                F.batch_norm(one, None, None, self.weight, self.bias, True, 0.0, self.eps)
+                for one in maps.split(1)
+            ]
+            return torch.cat(parts)
+
+    for name, part in module.named_children():
+        if isinstance(part, torch.nn.InstanceNorm2d | torch.nn.InstanceNorm3d):
+            setattr(module, name, CaseNorm(part))
+        else:
+            _norm_case_by_case(part)
 
 
 def without_supervision(trained: torch.nn.Module, plan: Design) -> torch.nn.Module:

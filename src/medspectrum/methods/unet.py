@@ -14,6 +14,7 @@ from medspectrum.case import Case, Model, Task
 from medspectrum.engine import patches, unet
 from medspectrum.engine.descend import Order, Rate, descend
 from medspectrum.engine.overlap_loss import deep_loss, overlap_loss
+from medspectrum.engine.precision import quick_training
 from medspectrum.errors import UserError
 from medspectrum.image import Image
 from medspectrum.labelmap import LabelMap
@@ -27,6 +28,7 @@ FINGERPRINTED = 64  # cases whose sizes and spacings decide the plan
 BATCH = {2: 8, 3: 2}
 EPOCHS, LEAST_STEPS, MOST_STEPS = 25.0, 250, 1500
 OVERLAP = 0.5
+FEW, FEW_CHANGED = 20, 0.8
 
 
 @dataclass(frozen=True)
@@ -133,11 +135,13 @@ def unet_from_scratch(
     learning_rate: float = 2e-3,
     weight_decay: float = 0.01,
     features: int = 0,
+    voxels: int = 0,
 ) -> UNetPredictor:
     """Train a U-Net with random weights, planned from the labelled cases' spacing and size.
 
     epochs: passes over the cases, within ``least_steps`` and ``most_steps`` steps. learning_rate: peak.
-    features: of the first stage, 0 for the plan's own number.
+    features: of the first stage. voxels: of a patch at most, for which the network is planned. Both 0 for the
+    plan's own number.
     """
     import torch
 
@@ -146,9 +150,9 @@ def unet_from_scratch(
     labels = len(task.classes) + 1
     looked_at = list(cases[:FINGERPRINTED])
     images = [[image.load() for image in _dense.roles(case)] for case in looked_at]
-    plan = unet.design(images, [task.target(case) for case in looked_at], labels, base=features)
+    plan = unet.design(images, [task.target(case) for case in looked_at], labels, base=features, voxels=voxels)
     samples = [_sample(case, task, plan, seed + i) for i, case in enumerate(cases)]
-    change = _turning(images, plan)
+    change = _turning(images, plan, len(cases))
     network = unet.network(plan, seed)
     layout = torch.channels_last if plan.axes == 2 else torch.channels_last_3d
     network = network.to(memory_format=layout)  # type: ignore[call-overload]
@@ -160,7 +164,9 @@ def unet_from_scratch(
         cut = [patches.cut(samples[i], plan.patch, change, generator) for i in chosen]
         seen = patches.shade(torch.stack([image for image, _ in cut]), generator)
         answer = torch.stack([own for _, own in cut])
-        scores = network(seen.contiguous(memory_format=layout))
+        with quick_training():
+            scores = network(seen.contiguous(memory_format=layout))
+        scores = scores.float()
         deep = scores.ndim == plan.axes + 3
         return deep_loss(scores, answer) if deep else overlap_loss(scores, answer)
 
@@ -188,16 +194,21 @@ def _sample(case: Case, task: Task, plan: unet.Design, seed: int) -> patches.Sam
     return patches.Sample.of(made, truth, plan.labels, seed)
 
 
-def _turning(images: Sequence[Sequence[Image]], plan: unet.Design) -> patches.Turning:
-    """Cells have no upright; volumes are turned a little, about a coarse axis only where there is one."""
+def _turning(images: Sequence[Sequence[Image]], plan: unet.Design, cases: int) -> patches.Turning:
+    """Cells have no upright; volumes are turned a little, about a coarse axis only where there is one.
+
+    With few cases nearly every patch is changed: the same ones come again and again.
+    """
+    share = FEW_CHANGED if cases <= FEW else patches.CHANGED
     if plan.axes == 2:
         if images[0][0].modality in augment.ANY_WAY_UP:
-            return patches.Turning(degrees=180.0, mirror=(0, 1))
-        return patches.Turning(mirror=(1,) if images[0][0].modality not in augment.RADIOGRAPHS else ())
+            return patches.Turning(degrees=180.0, mirror=(0, 1), share=share)
+        mirrored = images[0][0].modality not in augment.RADIOGRAPHS
+        return patches.Turning(mirror=(1,) if mirrored else (), share=share)
     spacing = plan.spacing or images[0][0].spacing_mm
     coarse = int(np.argmax(spacing))
     flat = coarse if spacing[coarse] > unet.NOT_POOLED * np.delete(spacing, coarse).max() else -1
-    return patches.Turning(flat=flat)
+    return patches.Turning(flat=flat, share=share)
 
 
 def _again(chosen: np.ndarray, count: int) -> np.ndarray:
