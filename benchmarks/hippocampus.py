@@ -23,7 +23,7 @@ from measurement import RESULTS, save
 
 FOLDS = 5
 ENCODER = "efficientnet-lite0"
-SETTINGS: dict[str, dict[str, Any]] = {}
+SETTINGS: dict[str, dict[str, Any]] = {"unet": {"voxels": 50_000}}
 WANTED = {"full": 0.885, "5": 0.83, "1": 0.70}
 
 

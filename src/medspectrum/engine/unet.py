@@ -29,7 +29,7 @@ MOST_VOXELS = {2: 256 * 256, 3: 96 * 1024}
 ANISOTROPIC = 3.0  # a spacing so many times the finest counts as coarse, and is not averaged away
 NOT_POOLED = 2.0  # an axis so many times coarser than the finest is neither pooled nor mixed yet
 SAME_SPACING = 0.05
-BASE_FEATURES = {2: 32, 3: 24}
+BASE_FEATURES = {2: 32, 3: 16}
 
 
 @dataclass(frozen=True)
