@@ -150,7 +150,9 @@ def unet_from_scratch(
     labels = len(task.classes) + 1
     looked_at = list(cases[:FINGERPRINTED])
     images = [[image.load() for image in _dense.roles(case)] for case in looked_at]
-    plan = unet.design(images, [task.target(case) for case in looked_at], labels, base=features, voxels=voxels)
+    plan = unet.design(
+        images, [task.target(case) for case in looked_at], labels, base=features, voxels=voxels
+    )
     samples = [_sample(case, task, plan, seed + i) for i, case in enumerate(cases)]
     change = _turning(images, plan, len(cases))
     network = unet.network(plan, seed)
