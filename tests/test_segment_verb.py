@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
+import made_boxes
 import made_detectors
 import made_outlines
 import medspectrum
@@ -314,6 +315,98 @@ def test_words_find_boxes_that_prompt(pictures, tmp_path, make):
     assert [o["box"] for o in own] == [[round(float(v), 3) for v in b] for b in found]
     assert [o["value"] for o in own] == (labels + 1).tolist()
     assert (np.diff(scores) <= 0).all()
+
+
+@pytest.fixture(scope="module")
+def detector(tmp_path_factory):
+    """A predictor of the task detect on real weights, trained for a moment; and pictures it has not seen."""
+    from medspectrum.datasets import load
+    from medspectrum.models import resolve
+    from medspectrum.predictor import save_predictor
+    from medspectrum.registry import find
+    from medspectrum.tasks.detect import Detect
+
+    place = tmp_path_factory.mktemp("detect")
+    cases = load(made_boxes.write_coco(place / "things", 12)).cases
+    model = resolve("efficientnet-lite0", size=128, cache=place / "cache")
+    task = Detect.of(cases)
+    predictor = find("method", "detector").thing(model, cases[3:], task, least_steps=40, most_steps=40)
+    facts = {"method": "detector", "model": "efficientnet-lite0", "size": 128, "model_key": model.key}
+    facts |= {"task": "detect", "task_settings": task.settings()}
+    save_predictor(place / "predictor", predictor, facts)
+    for image in sorted((place / "things" / "images").iterdir())[:3]:
+        (place / "new").mkdir(exist_ok=True)
+        (place / "new" / image.name).write_bytes(image.read_bytes())
+    return place
+
+
+def test_a_predictor_that_detects_prompts(detector, tmp_path):
+    new = detector / "new"
+    (tmp_path / "scans").mkdir()
+    for image in new.iterdir():
+        (tmp_path / "scans" / image.name).write_bytes(image.read_bytes())
+    (tmp_path / "scans" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    cache = {"cache": detector / "cache"}
+    result = run(tmp_path / "scans", tmp_path, boxes_from=detector / "predictor", min_score=0.2, **cache)
+    assert result["labels"] == {"disc": 1, "square": 2}
+    assert len(result["images"]) == 3
+    assert result["outlines"] > 3
+    assert [Path(row["source"]).name for row in result["left_out"]] == ["broken.png"]
+    told = medspectrum.predict(detector / "predictor", new, out=tmp_path / "boxes", quiet=True, **cache)
+    assert told["cases"] == 3
+    masks = {row["file"]: plane_of(tmp_path / "out" / row["file"]) for row in result["images"]}
+    again = run(new, tmp_path, boxes=tmp_path / "boxes" / "boxes.json", min_score=0.2)
+    assert again["outlines"] == result["outlines"]
+    for row, other in zip(result["images"], again["images"], strict=True):
+        assert np.array_equal(plane_of(tmp_path / "out" / row["file"]), masks[row["file"]])
+        pairs = zip(row["outlines"], other["outlines"], strict=True)
+        assert all(np.allclose(a["box"], b["box"], atol=0.01) for a, b in pairs)
+    none = run(new, tmp_path, boxes_from=detector / "predictor", min_score=1.0, **cache)
+    assert none["outlines"] == 0
+    assert not plane_of(tmp_path / "out" / none["images"][0]["file"]).any()
+
+
+def test_only_a_predictor_that_detects_gives_boxes(detector, tmp_path):
+    import shutil
+
+    from medspectrum.predictor import save_predictor
+    from medspectrum.registry import find
+    from medspectrum.tasks.segment import Segment
+
+    cases = made_outlines.outlined(2)
+    outlines = find("method", "mean_mask").thing(None, cases, Segment.of(cases))
+    facts = {"method": "mean_mask", "model": "none", "size": None, "model_key": "", "task": "segment"}
+    save_predictor(tmp_path / "outlines", outlines, facts)
+    with pytest.raises(
+        UserError, match="is a predictor for segment; boxes come from one for the task detect"
+    ):
+        run(detector / "new", tmp_path, boxes_from=tmp_path / "outlines")
+    shutil.copytree(detector / "predictor", tmp_path / "altered")
+    with (tmp_path / "altered" / "weights.safetensors").open("ab") as opened:
+        opened.write(b"x")
+    with pytest.raises(UserError, match="was altered after it was saved"):
+        run(detector / "new", tmp_path, boxes_from=tmp_path / "altered")
+
+
+def test_boxes_found_in_volumes_prompt_their_planes(tmp_path):
+    from medspectrum.predictor import save_predictor
+    from medspectrum.registry import find
+    from medspectrum.tasks.detect import Detect
+
+    cases = made_boxes.boxed(3, kind="volume")
+    task = Detect.of(cases)
+    predictor = find("method", "mean_boxes").thing(None, cases, task)
+    facts = {"method": "mean_boxes", "model": "none", "size": None, "model_key": "", "task": "detect"}
+    save_predictor(tmp_path / "predictor", predictor, facts | {"task_settings": task.settings()})
+    values, _, _ = made_boxes.solid(9)
+    nibabel.save(nibabel.Nifti1Image(values.T, np.diag([1, 1, 3.0, 1])), tmp_path / "scan.nii.gz")
+    result = run(tmp_path / "scan.nii.gz", tmp_path, boxes_from=tmp_path / "predictor")
+    [found] = predictor.predict(cases[:1])
+    outlines = result["images"][0]["outlines"]
+    assert len(outlines) == int((found.scores >= 0.3).sum()) > 0
+    for outline, box in zip(outlines, found.boxes, strict=False):
+        assert np.allclose(outline["box"], box, atol=1e-3)
+        assert outline["planes"] == np.ceil(box[5]) - np.floor(box[2])
 
 
 def test_the_library_finds_the_same_boxes(tmp_path):

@@ -31,10 +31,14 @@ class Pointing:
     left_out: list[LeftOut] = field(default_factory=list)
 
 
-def by_file(given: Given, cases: Sequence[Case]) -> Pointing:
-    """Boxes or points that a file gives."""
-    own, unknown = given.of_cases(cases)
-    labels = {p.label for pointers in own.values() for p in pointers}
+def by_file(given: Given, cases: Sequence[Case], min_score: float = 0.0) -> Pointing:
+    """Boxes or points that a file gives; those with a score, as detectors write, from ``min_score`` on."""
+    found, unknown = given.of_cases(cases)
+    own = {
+        name: [p for p in pointers if p.score is None or p.score >= min_score]
+        for name, pointers in found.items()
+    }
+    labels = {p.label for pointers in found.values() for p in pointers}
 
     def ask(case: Case, _image: Image, _pixels: np.ndarray) -> Sequence[Pointer] | None:
         return own.get(case.id)
@@ -92,16 +96,17 @@ def by_predictor(
         raise UserError(f"{folder}: is a predictor for {named}; boxes come from one for the task detect")
     saved = load_predictor(folder, cache=store.cache_folder(cache))
     task = registry.find("task", named).thing(**saved.facts["task_settings"])
-    left_out: list[LeftOut] = []
     if saved.model is not None:
-        images = [image for c in cases for image in task.seen(c)]
+        images = []
+        for case in cases:
+            try:
+                images += task.seen(case)
+            except UserError:
+                continue  # named when its case is asked for
         step = progress.step(f"embedding by {saved.facts['model']}")
-        left_out = saved.model.ensure(images, progress=step, level=task.level)
-    gone = {x.source for x in left_out}
+        saved.model.ensure(images, progress=step, level=task.level)
 
     def ask(case: Case, _image: Image, _pixels: np.ndarray) -> Sequence[Pointer] | None:
-        if any(image.source in gone for image in task.seen(case)):
-            return None
         [found] = saved.predictor.predict([case])
         return [
             Pointer(saved.classes[int(label)], f"{folder}, box {n}", _edges(box), score=float(score))
@@ -111,7 +116,7 @@ def by_predictor(
             if score >= min_score
         ]
 
-    return Pointing(saved.classes, ask, left_out)
+    return Pointing(saved.classes, ask)
 
 
 def by_text(words: str, detector: Path | None, min_score: float) -> Pointing:

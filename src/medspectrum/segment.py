@@ -57,7 +57,7 @@ def segment(
     masks: a folder of rough label maps with the images' names, to be redrawn.
     text: labels, separated by commas, that the detector looks for.
     detector: folder of an open-vocabulary detector of transformers (OWL-ViT, OWLv2, Grounding DINO).
-    min_score: boxes of a detector count from this score.
+    min_score: boxes of a detector, and boxes of COCO JSON that have a score, count from this one.
     preparation: how images are shown: sam, medsam or sam2; auto takes medsam where the checkpoint's name
         has that word.
     window: values that are shown as black and white, such as -160,240 for CT.
@@ -146,7 +146,8 @@ def _pointing(
         return pointing.by_predictor(path, cases, min_score, cache, progress)
     if way == "masks":
         return pointing.by_masks(path, cases)
-    return pointing.by_file(read_boxes(path) if way == "boxes" else read_points(path), cases)
+    given = read_boxes(path) if way == "boxes" else read_points(path)
+    return pointing.by_file(given, cases, min_score)
 
 
 def _values(labels: Sequence[str]) -> dict[str, int]:
