@@ -17,6 +17,7 @@ from medspectrum.case import Case, Task
 from medspectrum.engine import patches, planes, pyramid
 from medspectrum.engine.descend import Order, Rate, descend
 from medspectrum.engine.overlap_loss import overlap_loss
+from medspectrum.engine.precision import quick_training
 from medspectrum.engine.readout import level_module
 from medspectrum.engine.train import Inputs
 from medspectrum.errors import UserError
@@ -150,7 +151,9 @@ def outline(
         if chosen["augment"]:
             batch, answer = _moved(batch, answer, turning, generator)
             batch = patches.shade(batch, generator)
-        return overlap_loss(module(batch), answer)
+        with quick_training():
+            scores = module(batch)
+        return overlap_loss(scores.float(), answer)
 
     body = [p for n, p in module.named_parameters() if p.requires_grad and not n.startswith("decoder.")]
     head = [p for p in module.decoder.parameters() if p.requires_grad]

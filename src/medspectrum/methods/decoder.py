@@ -12,6 +12,7 @@ from medspectrum.case import Case, Task
 from medspectrum.engine import planes, pyramid
 from medspectrum.engine.descend import Order, Rate, descend
 from medspectrum.engine.overlap_loss import overlap_loss
+from medspectrum.engine.precision import quick_training
 from medspectrum.errors import UserError
 from medspectrum.methods import _dense
 from medspectrum.registry import method
@@ -112,7 +113,9 @@ def decoder(
         chosen = order.batch(step, BATCH)
         maps, pictures = held.take(chosen)
         answer = torch.from_numpy(np.stack([truths[i] for i in chosen]).astype(np.int64))
-        return overlap_loss(network(maps, pictures), answer)
+        with quick_training():
+            scores = network(maps, pictures)
+        return overlap_loss(scores.float(), answer)
 
     fitted = descend(
         network,
