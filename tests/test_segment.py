@@ -14,10 +14,11 @@ from medspectrum import labelmap
 from medspectrum.case import Case, LazyImage, MaskTarget
 from medspectrum.errors import UserError
 from medspectrum.formats import read
+from medspectrum.formats.mask_grid import on_grid
 from medspectrum.image import Image
 from medspectrum.labelmap import LabelMap
 from medspectrum.metrics.segmentation import segmentation_scores
-from medspectrum.tasks.segment import Segment, on_grid
+from medspectrum.tasks.segment import Segment
 
 
 def held(image: Image, name: str = "a.nii.gz") -> LazyImage:

@@ -55,8 +55,24 @@ class BoxTarget:
     labels: tuple[str, ...]
 
 
-Target = ClassTarget | MaskTarget | BoxTarget
-Kind = TypeVar("Kind", ClassTarget, MaskTarget, BoxTarget)
+Points = tuple[tuple[float, float, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PairTarget:
+    """What belongs together in the images ``moving`` and ``fixed`` of a case; each first of the moving one.
+
+    patients: whose they are. masks: their label maps. landmarks: points as x, y, z in voxels of the own
+    image, equal places mean the same point.
+    """
+
+    patients: tuple[str, str]
+    masks: tuple[MaskTarget, MaskTarget] | None = None
+    landmarks: tuple[Points, Points] | None = None
+
+
+Target = ClassTarget | MaskTarget | BoxTarget | PairTarget
+Kind = TypeVar("Kind", ClassTarget, MaskTarget, BoxTarget, PairTarget)
 
 
 @dataclass(frozen=True, slots=True)

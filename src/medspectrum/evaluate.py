@@ -33,8 +33,8 @@ def predict(
 
     predictor: the folder 'predictor' of a finished run.
     data: folder, table, archive or single image of new cases; labels are not needed.
-    out: CSV file (case, patient, one probability column per class, prediction), or for masks a folder; here
-        predictions.csv or predictions/ where not given.
+    out: CSV file (case, patient, one probability column per class, prediction), or for masks and
+        registrations a folder; here predictions.csv or predictions/ where not given.
     format: of masks: nifti, png, rle (COCO JSON) or dicom-seg (beside a DICOM series); where not given, PNG
         for pictures without physical size and NIfTI for others.
     layout: name of the data's layout where it is not recognised by itself.
@@ -52,16 +52,48 @@ def predict(
         saved, task, case_set, left_out = _open(predictor, data, plan, cache, progress)
         if format is not None and task.name != "segment":
             raise UserError(f"--format is for masks; this predictor is for the task {task.name}")
+        if task.name == "register":
+            written = _register_pairs(saved, case_set.cases, Path(out or "predictions"))
+            write_left_out(written / "left_out.csv", [asdict(x) for x in left_out])
+            return _told(case_set.cases, written, saved, left_out)
         predictions = saved.predictor.predict(case_set.cases)
         written = task.write(predictions, case_set.cases, out, **({"format": format} if format else {}))
     beside = written if written.is_dir() else written.parent
     write_left_out(beside / "left_out.csv", [asdict(x) for x in left_out])
+    return _told(case_set.cases, written, saved, left_out)
+
+
+def _told(
+    cases: Sequence[Case], written: Path, saved: SavedPredictor, left_out: Sequence[LeftOut]
+) -> dict[str, Any]:
     return {
-        "cases": len(case_set.cases),
+        "cases": len(cases),
         "out": str(written),
         "classes": list(saved.classes),
         "left_out": [asdict(x) for x in left_out],
     }
+
+
+def _register_pairs(saved: SavedPredictor, cases: Sequence[Case], out: Path) -> Path:
+    """Each pair's warped image, field and transform, in a folder of its own named after both images."""
+    from medspectrum import formats
+    from medspectrum.engine.align.files import write_alignment
+    from medspectrum.methods._registering import pair_of
+
+    pairs = [(case, *pair_of(case)) for case in cases]
+    taken: set[str] = set()
+    for case, moving, fixed in pairs:
+        name = "_onto_".join(
+            Path(lazy.source.partition("#")[0]).name.partition(".")[0] for lazy in (moving, fixed)
+        )
+        name = name if name not in taken else f"{name}_{len(taken)}"
+        taken.add(name)
+        a, b, found = saved.predictor.align(moving, fixed)  # type: ignore[attr-defined]
+        picture = formats.kind(Path(fixed.source.partition("#")[0])) in ("raster", "tiff")
+        facts = write_alignment(a, b, found, out / name, picture=picture)
+        told = {"pair": case.id, "moving": moving.source, "fixed": fixed.source, **facts}
+        store.write_json(out / name / "registration.json", told)
+    return out
 
 
 def evaluate(
@@ -118,6 +150,9 @@ def evaluate(
         saved, task, case_set, left_out = _open(predictor, data, plan, cache, progress)
         cases, unusable = _judgeable(case_set.cases, task, part)
         left_out += unusable
+        arrange = registry.find("task", task.name).facts.get("arrange")
+        if arrange is not None:
+            cases = arrange(task, cases, seed=seed)
         predictions = saved.predictor.predict(cases)
         judged = task.score(predictions, cases, seed=seed) | task.in_detail(predictions, cases, seed=seed)
     results = plain(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from medspectrum import __version__, registry, several, store
-from medspectrum.budgets import Split, make_split, nested_budgets
+from medspectrum.budgets import PARTS, Split, make_split, nested_budgets
 from medspectrum.case import Case, CaseSet, LazyImage, LeftOut, Task
 from medspectrum.errors import UserError
 from medspectrum.outcome import write_outcome
@@ -167,7 +167,8 @@ def _explore(
 ) -> dict[str, Any]:
     """One task. encoders: those that have seen the images already; chosen here where not given."""
     case_set, facts, left_out = _cases(data, plan, folder, progress)
-    task: Task = registry.find("task", plan.task).thing.of(case_set.cases)
+    asked = registry.find("task", plan.task)
+    task: Task = asked.thing.of(case_set.cases)
     why = {c.id: task.lacking(c) for c in case_set.cases}
     left_out.extend(LeftOut(name, reason) for name, reason in why.items() if reason)
     split = make_split(
@@ -178,17 +179,16 @@ def _explore(
         strata=task.strata,
     )
     left_out.extend(split.left_out)
+    counts, notes = split.counts(), list(split.notes)
+    split = _arranged(split, asked.facts.get("arrange"), task, plan.seed)
     spent = _Spent(out / "progress.json", plan, started)
-    parts = (split.train, split.val, split.test)
-    images = [image for part in parts for c in part for image in task.seen(c)]
-    magnify = MAGNIFY[task.level]
-    skipped: list[Dropped] = []
-    if encoders is None:
-        encoders, skipped = _encoders(plan, facts, images, folder, magnify)
-    failed = _embed(encoders, images, task.level, progress, spent, skipped)
+    encoders, skipped, failed = _seen(plan, facts, split, task, folder, progress, spent, encoders)
     left_out.extend(failed)
     split = _without(split, {f.source for f in failed}, task)
-    chain = nested_budgets(split.train, plan.budgets, draws=plan.draws, seed=plan.seed, stratum=task.stratum)
+    budgets = asked.facts.get("budgets", plan.budgets)
+    if budgets != plan.budgets:
+        notes.append(f"nothing is learned from labels in the task {plan.task}: only the full budget is tried")
+    chain = nested_budgets(split.train, budgets, draws=plan.draws, seed=plan.seed, stratum=task.stratum)
     runner = Runner(
         split, {(b.name, b.draw): b for b in chain}, task, folder, plan.threads or os.cpu_count() or 1
     )
@@ -209,8 +209,8 @@ def _explore(
         "version": __version__,
         "task": {"name": task.name, "primary": task.primary, "classes": list(task.classes)},
         "data": facts,
-        "split": split.counts(),
-        "notes": list(split.notes),
+        "split": counts,
+        "notes": notes,
         "settings": plan.as_dict(),
         "machine": machine(),
         "dropped": [asdict(d) for d in (*skipped, *dropped)],
@@ -229,6 +229,36 @@ def _keyed(case: Case) -> Case:
     """The case with its images' digests taken once: every trial asks for them."""
     images = {role: replace(image, key=partial(str, image.key())) for role, image in case.images.items()}
     return replace(case, images=images)
+
+
+def _arranged(split: Split, arrange: Any, task: Task, seed: int) -> Split:
+    """The split's parts as the task judges them: pairs of cases, for a registration."""
+    if arrange is None:
+        return split
+    made = {part: tuple(arrange(task, getattr(split, part), seed=seed)) for part in PARTS}
+    return replace(split, **made)
+
+
+def _seen(
+    plan: Plan,
+    facts: dict[str, Any],
+    split: Split,
+    task: Task,
+    cache: Path,
+    progress: Progress,
+    spent: _Spent,
+    encoders: dict[str, Any] | None,
+) -> tuple[dict[str, Any], list[Dropped], list[LeftOut]]:
+    """Encoders (chosen here if not given) with features of all parts; none where no method asks for one."""
+    methods = [registry.find("method", name) for name in plan.methods or methods_for(plan.task)]
+    if not any(m.facts.get("needs_model", True) for m in methods):
+        return {}, [], []
+    each = (image for part in PARTS for c in getattr(split, part) for image in task.seen(c))
+    images = list({image.source: image for image in each}.values())
+    skipped: list[Dropped] = []
+    if encoders is None:
+        encoders, skipped = _encoders(plan, facts, images, cache, MAGNIFY[task.level])
+    return encoders, skipped, _embed(encoders, images, task.level, progress, spent, skipped)
 
 
 def _encoders(

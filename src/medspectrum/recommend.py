@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from medspectrum.predictor import NO_MODEL
+
 Record = Mapping[str, Any]
 Difference = Callable[[Record, Record], tuple[float, float, float]]
 MARGIN = 0.01
@@ -82,8 +84,9 @@ def _reason(
     taken: Record, best: Record, largest: Sequence[Record], primary: str, difference: Difference
 ) -> str:
     score = taken["scores"][primary]
+    learned = f"with {taken['labels']} labelled cases" if taken["labels"] else "without a label"
     words = [
-        f"{_name(taken)} with {taken['labels']} labelled cases reaches a test {_word(primary)} of "
+        f"{_name(taken)} {learned} reaches a test {_word(primary)} of "
         f"{_range(score)} for {_seconds(taken['cpu_seconds'])} of processor time and "
         f"{taken['trained_parameters']:,} trained parameters."
     ]
@@ -109,7 +112,8 @@ def _reason(
 
 
 def _name(record: Record) -> str:
-    return f"{record['method'].replace('_', ' ')} on {record['model']}"
+    method = record["method"].replace("_", " ")
+    return method if record["model"] == NO_MODEL else f"{method} on {record['model']}"
 
 
 def _word(primary: str) -> str:

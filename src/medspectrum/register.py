@@ -9,7 +9,6 @@ import numpy as np
 
 from medspectrum import __version__, formats, store
 from medspectrum.errors import UserError
-from medspectrum.formats import displacement, nifti
 from medspectrum.image import Image
 
 
@@ -23,6 +22,8 @@ def register(
     pre: str = "rigid",
     labels: Path | None = None,
     fixed_labels: Path | None = None,
+    predictor: Path | None = None,
+    cache: Path | None = None,
 ) -> dict[str, Any]:
     """Bring a moving image onto a fixed one, by a displacement field that other programs can apply.
 
@@ -36,49 +37,45 @@ def register(
     pre: what comes before a dense method: rigid, affine or none.
     labels: label map on the moving image's grid, to be carried to the fixed one.
     fixed_labels: label map on the fixed image's grid; only scored, never used to register.
+    predictor: the folder 'predictor' of a finished run of the task register; its method, settings and
+    encoder are taken, and method, start and pre must not be given.
+    cache: folder for features of an encoder, shared between runs.
 
     Returns the content of registration.json: seconds, share of folding voxels, likeness before and after,
     Dice where both label maps are given. The field is in RAS mm on the fixed grid and leads from a fixed
     point to the moving one; SimpleITK reads field.nii.gz (which it turns to LPS) and transform.mat.
     Raises UserError where the images do not overlap, are blank, or labels do not fit their image.
     """
-    from medspectrum.engine.align.carry import carried, warped
+    from medspectrum.engine.align.carry import carried
+    from medspectrum.engine.align.files import write_alignment, write_image
     from medspectrum.engine.align.pipeline import align
 
     a, b = formats.read(moving), formats.read(fixed)
     own = None if labels is None else _label_map(labels, a, moving)
     truth = None if fixed_labels is None else _label_map(fixed_labels, b, fixed)
-    if start == "auto":
-        start = "header" if a.spacing_known and b.spacing_known else "centres"
-    try:
-        found = align(a, b, method=method, start=start, pre=pre)
-    except UserError as error:
-        raise UserError(f"{moving} onto {fixed}: {error}") from None
+    if predictor is not None:
+        if (method, start, pre) != ("convex_adam", "auto", "rigid"):
+            raise UserError("give a predictor, or method, start and pre, not both; a predictor holds its own")
+        a, b, found = _predictor(predictor, cache).align(formats.lazy(moving), formats.lazy(fixed))
+    else:
+        if start == "auto":
+            start = "header" if a.spacing_known and b.spacing_known else "centres"
+        try:
+            found = align(a, b, method=method, start=start, pre=pre)
+        except UserError as error:
+            raise UserError(f"{moving} onto {fixed}: {error}") from None
     folder = Path(out)
     picture = formats.kind(fixed) in ("raster", "tiff")
-    files = {
-        "warped": _write(warped(a, found.fixed, found.field), folder / "warped", picture=picture),
-        "field": "field.nii.gz",
-        "transform": "transform.mat",
-    }
-    displacement.write_nifti(found.field, b.affine, folder / files["field"])
-    if picture:
-        displacement.write_itk_picture(found.field, b.affine, folder / files["transform"])
-    else:
-        displacement.write_itk(found.field, b.affine, folder / files["transform"])
     told = {
         "version": __version__,
         "moving": str(moving),
         "fixed": str(fixed),
         "out": str(folder),
-        **found.facts,
-        **_field_facts(found.field, b),
-        "start_map": found.start.tolist(),
-        "files": files,
+        **write_alignment(a, b, found, folder, picture=picture),
     }
     if own is not None:
         brought = carried(own, found.fixed, found.field)
-        files["labels"] = _write(brought, folder / "labels", picture=picture)
+        told["files"]["labels"] = write_image(brought, folder / "labels", picture=picture)
         if truth is not None:
             from medspectrum.metrics.registration import carried_dice
 
@@ -88,14 +85,14 @@ def register(
     return told
 
 
-def _field_facts(field: np.ndarray, fixed: Image) -> dict[str, float]:
-    from medspectrum.metrics.registration import folding_fraction, log_jacobian_std
+def _predictor(folder: Path, cache: Path | None) -> Any:
+    """The predictor in that folder. Raises UserError where it is for another task."""
+    from medspectrum.predictor import load_predictor
 
-    return {
-        "folding": round(folding_fraction(field, fixed.affine), 6),
-        "log_jacobian_std": round(log_jacobian_std(field, fixed.affine), 5),
-        "longest_move_mm": round(float(np.linalg.norm(field, axis=-1).max()), 3),
-    }
+    saved = load_predictor(Path(folder), cache=store.cache_folder(cache))
+    if saved.facts["task"] != "register":
+        raise UserError(f"{folder}: is for the task {saved.facts['task']}; give one made by --task register")
+    return saved.predictor
 
 
 def _label_map(path: Path, image: Image, of: Path) -> Image:
@@ -125,25 +122,3 @@ def _sides(image: Image) -> str:
     z, y, x = image.size
     channels = f", {image.array.shape[0]} channels" if image.array.shape[0] > 1 else ""
     return f"{x} x {y} x {z} voxels{channels}"
-
-
-def _write(image: Image, path: Path, *, picture: bool) -> str:
-    """Write a PNG where a picture can be one, else NIfTI; gives the file's name."""
-    array = image.array
-    if (
-        picture
-        and array.shape[1] == 1
-        and array.dtype in (np.uint8, np.bool_)
-        and array.shape[0] in (1, 3, 4)
-    ):
-        import io
-
-        from PIL import Image as Picture
-
-        plane = np.moveaxis(array[:, 0].astype(np.uint8), 0, -1)
-        content = io.BytesIO()
-        Picture.fromarray(plane[..., 0] if plane.shape[2] == 1 else plane).save(content, "png")
-        store.write_bytes(path.with_name(f"{path.name}.png"), content.getvalue())
-        return f"{path.name}.png"
-    nifti.write(image, path.with_name(f"{path.name}.nii.gz"))
-    return f"{path.name}.nii.gz"

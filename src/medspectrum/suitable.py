@@ -9,6 +9,7 @@ from medspectrum import registry
 from medspectrum.plan import Plan
 
 TWIN = "-random"
+PLANE_BY_PLANE = ("segment", "detect", "register")
 
 
 def suitable_models(plan: Plan, facts: Mapping[str, Any]) -> tuple[list[str], dict[str, str]]:
@@ -28,7 +29,7 @@ def suitable_models(plan: Plan, facts: Mapping[str, Any]) -> tuple[list[str], di
         why = ""
         if card is not None:
             why = _unsuitable(card, facts) if not plan.models else ""
-            if plan.task in ("segment", "detect") and card.dims == 3:
+            if plan.task in PLANE_BY_PLANE and card.dims == 3:
                 why = why or f"its maps are of whole volumes; {plan.task} goes plane by plane so far"
             why = why or _not_here(entry.facts if entry else {})
             if plan.commercial_use and not card.commercial_use:

@@ -118,7 +118,7 @@ def run_trial(
         "budget": trial.budget,
         "draw": trial.draw,
         "seed": trial.seed,
-        "labels": len(parts.labelled),
+        "labels": len(parts.labelled) if entry.facts.get("uses_labels", True) else 0,
         "trained_parameters": int(predictor.trained_parameters),
         "cpu_seconds": sum(step["cpu_seconds"] for step in effort.values()),
         "wall_seconds": sum(step["wall_seconds"] for step in effort.values()),

@@ -343,9 +343,12 @@ def _cases(
         if why is not None:
             left_out.append(why)
             continue
-        first = next(iter(images.values())).source
+        # a row with a moving and a fixed image is a pair to register: either may stand in other rows too
+        named = [images[role] for role in ("moving", "fixed")] if {"moving", "fixed"} <= set(images) else None
+        files = named or [next(iter(images.values()))]
         name = row[roles["id"]] if roles["id"] else None
-        name = name.strip() if name and _files.label_of(name) else _files.relative(first, source.parent)
+        whole = " onto ".join(_files.relative(image.source, source.parent) for image in files)
+        name = name.strip() if name and _files.label_of(name) else whole
         text = _files.label_of(row[roles["label"]]) if roles["label"] else None
         answers: list[ClassTarget | MaskTarget]
         answers = [] if text is None else [targets.setdefault(text, ClassTarget(text))]

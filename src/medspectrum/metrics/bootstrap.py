@@ -18,6 +18,7 @@ import numpy as np
 from medspectrum.metrics.classification import SCORES
 
 RESAMPLES = 1000
+FEWEST_OF_PAIRS = 3  # so few people make the same pairs in every resample
 _KEPT_ENTRIES = 5_000_000  # cases x resamples kept for the next scoring: 40 MB
 _BLOCK_ENTRIES = 100_000  # cases x resamples held at once: what fits the processor's cache
 
@@ -82,15 +83,29 @@ def resampled(
     resamples: int = RESAMPLES,
     level: float = 0.95,
     seed: int = 0,
+    partners: Sequence[str] | None = None,
 ) -> dict[str, dict[str, float | None]]:
-    """The same of any scores: ``several(None)`` gives floats by name, ``several((n, R))`` arrays (R,)."""
+    """The same of any scores: ``several(None)`` gives floats by name, ``several((n, R))`` arrays (R,).
+
+    partners: the second patient of each case, where a case is a pair. It then counts as often as both were
+    drawn, multiplied: pairs that share a patient come and go together. A pair of one patient counts once.
+    """
     values = {name: float(value) for name, value in several(None).items()}
     drawn: dict[str, list[np.ndarray]] = {name: [] for name in values}
-    if len(set(patients)) > 1 and resamples:
-        for weights in _kept_weights(tuple(patients), resamples, seed):
+    people = (*patients, *(partners or ()))
+    if len(set(people)) > (1 if partners is None else FEWEST_OF_PAIRS) and resamples:
+        for weights in _kept_weights(people, resamples, seed):
+            if partners is not None:
+                weights = _of_pairs(weights, np.array(patients) == np.array(partners))
             for name, row in several(weights).items():
                 drawn[name].append(row)
     return {name: _summary(values[name], drawn[name], level) for name in values}
+
+
+def _of_pairs(weights: np.ndarray, same: np.ndarray) -> np.ndarray:
+    """Weights (2 n, R) of first and second patients as those of n pairs."""
+    first, second = np.split(weights, 2)
+    return first * np.where(same[:, None], 1.0, second)
 
 
 def paired_difference(

@@ -77,24 +77,39 @@ def overlay(lazy: LazyImage, truth: LabelMap, found: LabelMap, labels: int) -> b
     rows, columns = _around(outlined)
     pixels = grey(flat)[rows, columns]
     true, answer = true[rows, columns], answer[rows, columns]
-    scale = SIDE / max(pixels.shape[:2])
-    size = max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale))
-    shown = np.asarray(Pillow.fromarray(pixels).resize(size, Pillow.Resampling.BICUBIC), np.float32)
-    true, answer = (
-        np.asarray(Pillow.fromarray(m).resize(size, Pillow.Resampling.NEAREST)) for m in (true, answer)
-    )
-    shown = shown.copy()
-    for label in range(1, labels + 1):
-        tint = np.array(rgb(colour(f"series-{(label - 1) % SERIES + 1}")), np.float32)
-        inside = answer == label
-        shown[inside] = (1 - TINT) * shown[inside] + TINT * tint
-    for label in range(1, labels + 1):
-        tint = np.array(rgb(colour(f"series-{(label - 1) % SERIES + 1}")), np.float32)
-        line = _edge(true == label)
-        shown[line] = 0.35 * 255 + 0.65 * tint  # lighter than the tint, so that it is seen on it
     out = io.BytesIO()
-    Pillow.fromarray(np.clip(shown, 0, 255).astype(np.uint8)).save(out, "PNG", optimize=True)
+    shown = tinted(pixels, answer, true, labels, side=SIDE)
+    Pillow.fromarray(shown).save(out, "PNG", optimize=True)
     return out.getvalue()
+
+
+def tinted(
+    pixels: np.ndarray, answer: np.ndarray | None, true: np.ndarray | None, labels: int, *, side: int
+) -> np.ndarray:
+    """(h, w, 3) uint8: a picture at that longer side, one label map as tint, the other as lines.
+
+    pixels: (h, w) or (h, w, 3), uint8. answer, true: (h', w') on any raster over the same picture, or None.
+    """
+    from PIL import Image as Pillow
+
+    scale = side / max(pixels.shape[:2])
+    size = max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale))
+    if pixels.ndim == 2:
+        pixels = np.repeat(pixels[..., None], 3, axis=2)
+    shown = np.asarray(Pillow.fromarray(pixels).resize(size, Pillow.Resampling.BICUBIC), np.float32).copy()
+    tint, line = (
+        None if m is None else np.asarray(Pillow.fromarray(m).resize(size, Pillow.Resampling.NEAREST))
+        for m in (answer, true)
+    )
+    colours = [np.array(rgb(colour(f"series-{i % SERIES + 1}")), np.float32) for i in range(labels)]
+    for label, own in enumerate(colours, start=1):
+        if tint is not None:
+            inside = tint == label
+            shown[inside] = (1 - TINT) * shown[inside] + TINT * own
+    for label, own in enumerate(colours, start=1):
+        if line is not None:
+            shown[_edge(line == label)] = 0.35 * 255 + 0.65 * own  # lighter, so that it is seen on the tint
+    return np.clip(shown, 0, 255).astype(np.uint8)
 
 
 def through_axis(image: Any) -> int:

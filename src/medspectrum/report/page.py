@@ -14,7 +14,7 @@ import numpy as np
 
 from medspectrum import __version__, store
 from medspectrum.report import answers as seen
-from medspectrum.report import boxes, curves, figure, gather, outlines, pareto, words
+from medspectrum.report import boxes, curves, figure, gather, outlines, pareto, warps, words
 
 TABLE_LIMIT = 1500
 CLOSER_LOOKS = 5
@@ -245,8 +245,14 @@ def answers_context(
         "examples": None,
         "outlined": None,
         "boxed": None,
+        "warped": None,
         "cases": 0,
     }
+    if given and "registered" in given:
+        return nothing | {
+            "warped": {"rows": warps.examples(given, classes), "legend": outlines.legend(classes)},
+            "cases": len(given["case"]),
+        }
     if given and "label_maps" in given:
         return nothing | {
             "outlined": {"rows": outlines.examples(given, classes), "legend": outlines.legend(classes)},

@@ -85,7 +85,9 @@ def pareto_svg(
     The axis is logarithmic; an effort of nothing stands at the left edge. narrow: for a telephone.
     """
     shown = [
-        (g, x) for g in found if g.model and g.score is not None and (x := g.middle(axis.key)) is not None
+        (g, x)
+        for g in found
+        if (g.model or not g.control) and g.score is not None and (x := g.middle(axis.key)) is not None
     ]
     if not shown:
         return None
@@ -127,10 +129,10 @@ def _sizes(found: Sequence[Group]) -> dict[str, float]:
 def _lines_without_model(
     axes: Any, found: Sequence[Group], axis: Axis, titles: dict[str, str], *, primary: str
 ) -> None:
-    """A level line for each method that uses no model: it costs nothing, so it has no place on the axis."""
+    """A level line for each control without a model, which costs next to nothing."""
     best: dict[str, Group] = {}
     for group in found:
-        if not group.model and group.score is not None:
+        if not group.model and group.control and group.score is not None:
             known = best.get(group.method)
             if known is None or budget_order(group.budget) > budget_order(known.budget):
                 best[group.method] = group
@@ -191,7 +193,8 @@ def _front_line(axes: Any, points: Sequence[tuple[Group, float]]) -> None:
 def _label_recommended(axes: Any, points: Sequence[tuple[Group, float]], *, narrow: bool) -> None:
     for group, x in points:
         if group.recommended:
-            text = "recommended" if narrow or not group.model else f"{group.method} on {group.model}"
+            whole = f"{group.method} on {group.model}" if group.model else group.method
+            text = "recommended" if narrow else whole
             left, right = (min(p for _, p in points), max(p for _, p in points))
             flip = right > left and x > (left * right) ** 0.5
             axes.annotate(

@@ -28,6 +28,10 @@ SCORE_NAMES = {
     "map": "mAP at IoU 0.5 to 0.95",
     "recall": "average recall",
     "froc": "FROC sensitivity",
+    "folding": "folding share",
+    "log_jacobian_std": "unevenness of the field",
+    "landmark_error_mm": "landmark error in mm",
+    "landmark_gain": "landmark gain",
 }
 
 GLOSSARY = {
@@ -72,7 +76,19 @@ BOX_GLOSSARY = {
     "froc": "The share of true boxes that is found at 1/8, 1/4, ... 8 false boxes per image, averaged over "
     "these seven rates.",
 }
-GLOSSARIES = {"segment": OUTLINE_GLOSSARY, "detect": BOX_GLOSSARY}
+PAIR_GLOSSARY = {
+    "dice": "Twice what the carried labels and the fixed image's own share, divided by the sum of both. No "
+    "registration sees a label. Averaged over the pairs of a label, then over labels.",
+    "hd95_mm": OUTLINE_GLOSSARY["hd95_mm"],
+    "nsd": OUTLINE_GLOSSARY["nsd"],
+    "landmark_error_mm": "The mean distance of mapped landmarks from where they belong; in pixels where the "
+    "spacing is not known.",
+    "landmark_gain": "The share of the landmarks' distance that the registration takes away: 0 is nothing, 1 "
+    "all, below 0 it is worse than before.",
+    "folding": "The share of voxels where the map turns space inside out; 0 is what anatomy asks for.",
+    "log_jacobian_std": "How unevenly the map swells and shrinks; 0 where all of it does alike.",
+}
+GLOSSARIES = {"segment": OUTLINE_GLOSSARY, "detect": BOX_GLOSSARY, "register": PAIR_GLOSSARY}
 
 
 def number(value: Any) -> float | None:

@@ -15,8 +15,8 @@ from medspectrum.case import Case, LazyImage, MaskTarget, label_order
 from medspectrum.engine import planes
 from medspectrum.errors import UserError
 from medspectrum.formats import paths_of
+from medspectrum.formats.mask_grid import label_values, on_grid
 from medspectrum.formats.masks import mask_suffix, write_mask
-from medspectrum.image import Image
 from medspectrum.labelmap import LabelMap
 from medspectrum.metrics.bootstrap import RESAMPLES, resampled
 from medspectrum.registry import task
@@ -26,7 +26,6 @@ DISTANCES = ("hd95_mm", "assd_mm")
 BACKGROUND = ("background", "bg")
 MOST_LABELS = 254
 TOLERANCE_MM = 1.0
-_SAME_PLACE_MM = 1e-2
 
 
 @task("segment")
@@ -138,7 +137,7 @@ class Segment:
         resamples: int = RESAMPLES,
     ) -> dict[str, Any]:
         """Every score with its interval over patients; labels and centres without."""
-        tables = self._tables(predictions, cases)
+        tables = self.tables(predictions, cases)
         return {
             "scores": _intervals(tables, cases, seed=seed, resamples=resamples),
             **self._parts(tables, cases, seed=seed, resamples=0),
@@ -153,16 +152,16 @@ class Segment:
         resamples: int = RESAMPLES,
     ) -> dict[str, Any]:
         """``per_class`` and ``per_centre`` with intervals."""
-        return self._parts(self._tables(predictions, cases), cases, seed=seed, resamples=resamples)
+        return self._parts(self.tables(predictions, cases), cases, seed=seed, resamples=resamples)
 
     def difference(
         self, first: Sequence[LabelMap], second: Sequence[LabelMap], cases: Sequence[Case]
     ) -> tuple[float | None, float | None, float | None]:
         """First minus second in the primary score, both on the same resampled patients."""
-        ours, theirs = (self._tables(p, cases)[self.primary] for p in (first, second))
+        ours, theirs = (self.tables(p, cases)[self.primary] for p in (first, second))
 
         def several(weights: np.ndarray | None) -> dict[str, Any]:
-            return {"difference": _mean(ours, weights) - _mean(theirs, weights)}
+            return {"difference": mean_of_cases(ours, weights) - mean_of_cases(theirs, weights)}
 
         found = resampled(several, [c.patient for c in cases])["difference"]
         value, low, high = found["value"], found["low"], found["high"]
@@ -178,7 +177,7 @@ class Segment:
 
     def shown(self, predictions: Sequence[LabelMap], cases: Sequence[Case]) -> dict[str, Any]:
         """``true_maps``, ``label_maps`` (lists of LabelMap), ``images``, ``case_score`` (n,) primary each."""
-        table = self._tables(predictions, cases)[self.primary]
+        table = self.tables(predictions, cases)[self.primary]
         counted = np.maximum((~np.isnan(table)).sum(axis=1), 1)
         return {
             "true_maps": [self._truth(c)[0] for c in cases],
@@ -214,7 +213,7 @@ class Segment:
         """Labels, their values in masks, and the primary score."""
         return {"classes": list(self.classes), "values": list(self.values), "primary": self.primary}
 
-    def _tables(self, predictions: Sequence[LabelMap], cases: Sequence[Case]) -> dict[str, np.ndarray]:
+    def tables(self, predictions: Sequence[LabelMap], cases: Sequence[Case]) -> dict[str, np.ndarray]:
         """Scores of each case and label, (n, k); NaN where the score does not apply."""
         from medspectrum.metrics.segmentation import segmentation_scores
 
@@ -284,79 +283,11 @@ def _file_name(case: Case, taken: set[str]) -> str:
     return name
 
 
-def on_grid(mask: Image, image: Image, mask_source: str, image_source: str) -> np.ndarray:
-    """The mask's labels on the image's grid, (Z, Y, X) integers.
-
-    Axes that were stored in another order or direction are turned back, which moves no voxel. Raises
-    UserError where shape, spacing or place differ otherwise, and where the mask is no label map.
-    """
-    labels = _labels(mask, mask_source)
-    known = mask.spacing_known and image.spacing_known
-    if not known:
-        if labels.shape != image.size:
-            raise UserError(_differs("shape", mask_source, labels.shape, image_source, image.size))
-        return labels
-    # where each voxel of the image lies in the mask: a permutation with signs, where the grids are one
-    turn = np.linalg.inv(mask.affine) @ image.affine
-    whole = np.rint(turn[:3, :3])
-    steps = np.abs(turn[:3, :3] - whole).max() * max(image.size)
-    if np.abs(whole).sum() != 3 or abs(abs(np.linalg.det(whole)) - 1) > 1e-6 or steps > 0.5:
-        raise UserError(
-            f"{mask_source}: spacing or direction ({_mm(mask)}) differs from its image {image_source} "
-            f"({_mm(image)}); resample the mask to its image's grid"
-        )
-    source = [int(np.flatnonzero(whole[:, axis])[0]) for axis in range(3)]  # x, y, z of the mask
-    turned = labels.transpose([2 - source[2 - axis] for axis in range(3)])
-    for axis in range(3):
-        if whole[source[2 - axis], 2 - axis] < 0:
-            turned = np.flip(turned, axis)
-    if turned.shape != image.size:
-        raise UserError(_differs("shape", mask_source, turned.shape, image_source, image.size))
-    first = (turn @ np.array([0, 0, 0, 1.0]))[:3]
-    expected = [
-        0.0 if whole[s, axis] > 0 else labels.shape[2 - s] - 1.0
-        for axis, s in sorted(((a, source[a]) for a in range(3)), key=lambda pair: pair[1])
-    ]
-    away = float(np.linalg.norm((first - expected) * np.array(mask.spacing_mm[::-1])))
-    if away > 0.5 * min(mask.spacing_mm) + _SAME_PLACE_MM:
-        raise UserError(
-            f"{mask_source}: lies {away:.1f} mm away from its image {image_source}; check that they belong "
-            "together, or resample the mask to its image's grid"
-        )
-    return np.ascontiguousarray(turned)
-
-
-def _labels(mask: Image, source: str) -> np.ndarray:
-    """The label map of a mask file. Equal colour channels are taken for one, fractions of none refused."""
-    array = mask.array
-    if array.shape[0] in (3, 4) and all(np.array_equal(array[0], c) for c in array[1:3]):
-        array = array[:1]
-    if array.shape[0] != 1:
-        raise UserError(
-            f"{source}: a mask has one channel, this has {array.shape[0]}; save label values, not colours"
-        )
-    labels = array[0]
-    if labels.dtype.kind == "f":
-        if not np.array_equal(labels, np.rint(labels)):
-            raise UserError(f"{source}: holds fractions; a mask holds whole numbers")
-        labels = labels.astype(np.int32)
-    return labels
-
-
 def _whole(mask: LazyImage) -> np.ndarray:
-    return _labels(mask.load(), mask.source)
+    return label_values(mask.load(), mask.source)
 
 
-def _differs(what: str, mask: str, found: tuple[int, ...], image: str, wanted: tuple[int, ...]) -> str:
-    ours, theirs = (" x ".join(map(str, size)) for size in (found, wanted))
-    return f"{mask}: has the {what} {ours}, its image {image} has {theirs}; give the mask on its image's grid"
-
-
-def _mm(image: Image) -> str:
-    return " x ".join(f"{s:.3g}" for s in image.spacing_mm) + " mm"
-
-
-def _mean(table: np.ndarray, weights: np.ndarray | None) -> Any:
+def mean_of_cases(table: np.ndarray, weights: np.ndarray | None) -> Any:
     """Mean over cases, then over labels; float, or (R,) for weights (n, R). NaN where nothing counts."""
     columns = np.ones((len(table), 1)) if weights is None else weights
     counts = ~np.isnan(table)
@@ -371,7 +302,7 @@ def _mean(table: np.ndarray, weights: np.ndarray | None) -> Any:
 
 
 def _several(tables: Mapping[str, np.ndarray], weights: np.ndarray | None) -> dict[str, Any]:
-    return {name: _mean(table, weights) for name, table in tables.items()}
+    return {name: mean_of_cases(table, weights) for name, table in tables.items()}
 
 
 def _intervals(

@@ -16,6 +16,9 @@ from medspectrum.engine.align.blocks import costs, coupled_convex
 from medspectrum.engine.align.move import coarsened, determinants, moved, pooled, resized
 from medspectrum.engine.align.smooth import gaussian
 
+MOMENTA = 0.9, 0.999
+"""Adam's (Kingma and Ba 2015, arXiv:1412.6980): how much of the mean slope and square is kept at a step."""
+
 
 def convex_start(fixed: Any, moving: Any, *, block: Sequence[int], reach: int) -> Any:
     """(3, z, y, x): a smooth field in voxels, one vector per block.
@@ -65,8 +68,8 @@ def refine(
     width = [smooth * s for s in sides]
     lengths = torch.tensor([float(a) for a in aspect[::-1]])[:, None, None, None]
     free = (resized(field, size) / scale).clone().requires_grad_(True)
-    adam = torch.optim.Adam([free], lr=rate)
-    for _ in range(rounds):
+    first, second = torch.zeros_like(free), torch.zeros_like(free)
+    for step in range(1, rounds + 1):
         now = gaussian(free, width)
         missed = moved(moving, now * scale) - target
         lost = (missed.square() * trusted).mean() * fixed.shape[0]
@@ -77,8 +80,11 @@ def refine(
         )
         folded = torch.relu(least - determinants(now)).square().mean()
         whole = fixed.shape[0] * lost + stiffness * bent + no_fold * folded
-        adam.zero_grad()
-        whole.backward()
-        adam.step()
+        (slope,) = torch.autograd.grad(whole, free)
+        with torch.no_grad():  # torch's own Adam loads its compiler, which takes longer than all of this
+            first.lerp_(slope, 1 - MOMENTA[0])
+            second.lerp_(slope.square(), 1 - MOMENTA[1])
+            width_of_step = (second / (1 - MOMENTA[1] ** step)).sqrt_().add_(1e-8)
+            free.addcdiv_(first, width_of_step, value=-rate / (1 - MOMENTA[0] ** step))
     with torch.no_grad():
         return gaussian(free, width) * scale

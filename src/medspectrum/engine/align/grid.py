@@ -68,6 +68,14 @@ def grid_of(image: Image) -> Grid:
     return Grid(image.size, image.affine)
 
 
+def plane_of(grid: Grid, axis: int, place: int) -> Grid:
+    """One plane of a lattice, one voxel thick. axis: of Z, Y, X. place: along it."""
+    affine = np.array(grid.affine, float)
+    affine[:3, 3] += affine[:3, 2 - axis] * place
+    size = tuple(1 if a == axis else n for a, n in enumerate(grid.size))
+    return Grid(size, affine)  # type: ignore[arg-type]
+
+
 def shrunk(image: Image, spacing_mm: tuple[float, float, float]) -> Image:
     """The image as float32 with voxels no finer than asked, by averaging; never enlarged.
 

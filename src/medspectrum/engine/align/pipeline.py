@@ -20,16 +20,19 @@ from medspectrum.engine.align.grid import Grid, grid_of, inside, resampled, shru
 from medspectrum.engine.align.mind import constant, grey, locally_normalised, mind
 from medspectrum.engine.align.move import in_mm, resized, unfolded
 from medspectrum.engine.align.polish import polished
-from medspectrum.engine.threads import one_torch_thread
+from medspectrum.engine.threads import one_blas_thread, one_torch_thread
 from medspectrum.errors import UserError
 from medspectrum.image import Image
 
-METHODS = ("convex_adam", "demons", "affine", "rigid", "itk_demons", "itk_bspline")
+METHODS = ("convex_adam", "demons", "affine", "rigid", "unregistered", "itk_demons", "itk_bspline")
+STILL = ("rigid", "affine", "unregistered")
+"""Methods that move no point against its neighbours but for a turn and stretch of the whole."""
 STARTS = ("header", "centres")
 MOST_START_VOXELS = 70_000
 MOST_DENSE_VOXELS = 130_000
 LEAST_OVERLAP = 0.05
 LEAST_CORRELATION = 0.2
+STIFFNESS = 0.3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +50,7 @@ class Alignment:
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
+@one_blas_thread
 @one_torch_thread
 def align(
     moving: Image,
@@ -56,14 +60,18 @@ def align(
     start: str = "header",
     pre: str = "rigid",
     features: tuple[Image, Image] | None = None,
+    feature_weight: float = 1.0,
+    stiffness: float = STIFFNESS,
     most_voxels: int = MOST_DENSE_VOXELS,
 ) -> Alignment:
     """Find where each point of the fixed image lies in the moving one.
 
-    method: one of ``METHODS``. start: ``header`` trusts the files' positions; ``centres`` first puts the
-    middles of both images onto each other. pre: ``rigid``, ``affine`` or ``none``, before a dense method.
+    method: one of ``METHODS``; ``unregistered`` is the start alone. start: ``header`` trusts the files'
+    positions; ``centres`` first puts the middles of both images onto each other. pre: ``rigid``,
+    ``affine`` or ``none``, before a dense method.
     features: (of the moving, of the fixed), feature maps (C, Z, Y, X) with their affines, used beside the
-    descriptors by ``convex_adam``. most_voxels: of the working lattice; more are finer and slower.
+    descriptors by ``convex_adam``. feature_weight: what they count beside them. stiffness: how much
+    ``convex_adam`` holds the field even. most_voxels: of the working lattice; more are finer and slower.
     It runs on one thread: equal input gives equal bits, and several pairs may run side by side.
 
     Raises UserError where an image is blank, or where both do not overlap.
@@ -90,7 +98,7 @@ def align(
         found_field, first = itk.run(moving, fixed, first, method=method, pre=pre)
         return _told(moving, fixed, found_field, first, method, start, overlap, began)
     a, b = grey(moving), grey(fixed)
-    kind = method if method in ("rigid", "affine") else pre
+    kind = method if method in ("rigid", "affine") else "none" if method == "unregistered" else pre
     if kind != "none":
         coarse = working_grid(grid_of(b), MOST_START_VOXELS)
         fine_a, fine_b = shrunk(a, own_spacing(a, coarse)), shrunk(b, coarse.spacing_mm)
@@ -100,18 +108,26 @@ def align(
             first = matched(fine_a, fine_b, coarse, first, rigid=False, rounds=((4, 2), (3, 2), (3, 2)))
             first = polished(fine_a, fine_b, coarse, first, rigid=False)
     grid = working_grid(grid_of(b), most_voxels)
-    if method in ("rigid", "affine"):
+    if method in STILL:
         import torch
 
         found_field = in_mm(torch.zeros((3, 1, 1, 1)), grid.with_size((1, 1, 1)), grid_of(b), first)
     else:
-        dense = _demons if method == "demons" else _convex_adam
-        found_field = dense(a, b, grid, first, features)
+        if method == "demons":
+            found_field = _demons(a, b, grid, first)
+        else:
+            found_field = _convex_adam(a, b, grid, first, features, feature_weight, stiffness)
     return _told(moving, fixed, found_field, first, method, start, overlap, began)
 
 
 def _convex_adam(
-    moving: Image, fixed: Image, grid: Grid, first: np.ndarray, features: tuple[Image, Image] | None
+    moving: Image,
+    fixed: Image,
+    grid: Grid,
+    first: np.ndarray,
+    features: tuple[Image, Image] | None,
+    feature_weight: float,
+    stiffness: float,
 ) -> np.ndarray:
     import torch
 
@@ -122,12 +138,12 @@ def _convex_adam(
     covered = inside(grid_of(moving), grid, first)
     a, b = _described(there, here, covered, aspect)
     if features is not None:
-        scale = _feature_scale(features)
+        scale = feature_weight**0.5 * _feature_scale(features)
         more = (resampled(features[0], grid, first), resampled(features[1], grid))
         a, b = torch.cat((a, more[0] * scale)), torch.cat((b, more[1] * scale))
     block = [max(1, round(3 / s)) for s in aspect]
     field = convex_start(b, a, block=block, reach=2)
-    field = refine(b, a, field, covered=covered, aspect=aspect)
+    field = refine(b, a, field, stiffness=stiffness, covered=covered, aspect=aspect)
     return _finished(field, grid, grid_of(fixed), first)
 
 
@@ -142,13 +158,7 @@ def _described(moving: Any, fixed: Any, covered: Any, aspect: list[float]) -> tu
     return torch.cat((a, 0.5 * bright[0])), torch.cat((b, 0.5 * bright[1]))
 
 
-def _demons(
-    moving: Image,
-    fixed: Image,
-    grid: Grid,
-    first: np.ndarray,
-    features: tuple[Image, Image] | None,  # noqa: ARG001 - demons compare brightness alone
-) -> np.ndarray:
+def _demons(moving: Image, fixed: Image, grid: Grid, first: np.ndarray) -> np.ndarray:
     there = resampled(shrunk(moving, own_spacing(moving, grid)), grid, first)
     here = resampled(shrunk(fixed, grid.spacing_mm), grid)
     field = demons(here, there, levels=((2, 30), (1, 30)))

@@ -31,6 +31,9 @@ def polished(
     aspect = [s / finest for s in grid.spacing_mm]
     target = mind(resampled(fixed, grid)[0], aspect=aspect)
     points = lattice_points(slice(0, grid.size[0]), grid.size, grid.affine).numpy() - grid.centre_mm
+    points = points.reshape(-1, 3)
+    scale = float(np.abs(points).max()) or 1.0
+    points = np.column_stack([points / scale, np.ones(len(points))])
     axes = [axis for axis, n in enumerate(grid.size[::-1]) if n > 1]
     made, best, least = np.array(start, float), np.array(start, float), np.inf
     for step in range(steps + 1):
@@ -46,7 +49,7 @@ def polished(
         if step == steps or not bool(covered.any()):
             break
         weight = covered / (1 + apart / apart[covered].median().clamp_min(1e-6))
-        move = _step(seen, difference, weight, grid, points, axes, rigid=rigid)
+        move = _step(seen, difference, weight, grid, points, scale, axes, rigid=rigid)
         made = made @ move
         if _longest(move, grid) < STILL_MM:
             break
@@ -59,30 +62,39 @@ def _step(
     weight: Any,
     grid: Grid,
     points: np.ndarray,
+    scale: float,
     axes: Sequence[int],
     *,
     rigid: bool,
 ) -> np.ndarray:
-    """(4, 4): the small map, about the lattice's middle, that takes the difference away to first order."""
+    """(4, 4): the small map, about the lattice's middle, that takes the difference away to first order.
+
+    points: (n, 4), x, y, z by their largest, ``scale`` in mm, and 1.
+    """
     import torch
 
-    slopes = torch.zeros((3, *seen.shape))
-    for axis in axes:  # x, y, z
-        slopes[axis] = torch.gradient(seen, dim=3 - axis)[0]
-    turn = torch.from_numpy(np.linalg.inv(grid.affine[:3, :3]).astype(np.float32))
-    slopes = torch.einsum("vm,vkzyx->mkzyx", turn, slopes)  # per mm
-    normal = torch.einsum("akzyx,bkzyx,zyx->zyxab", slopes, slopes, weight).reshape(-1, 3, 3)
-    right = torch.einsum("akzyx,kzyx,zyx->zyxa", slopes, difference, weight).reshape(-1, 3)
-    flat = points.reshape(-1, 3)
-    scale = float(np.abs(flat).max()) or 1.0
+    slopes = [torch.gradient(seen, dim=3 - axis)[0] for axis in axes]  # per voxel, along x, y, z
+    products = torch.stack([(a * b).sum(dim=0) for i, a in enumerate(slopes) for b in slopes[i:]])
+    pulls = torch.stack([(a * difference).sum(dim=0) for a in slopes])
+    # the normal equations of every map that is linear in the points need only these sums over voxels
+    flat = torch.from_numpy(points)
+    pairs = (flat[:, :, None] * flat[:, None]).reshape(-1, 16)
+    squares = ((products * weight).reshape(len(products), -1).double() @ pairs).numpy()
+    sides = ((pulls * weight).reshape(len(pulls), -1).double() @ flat).numpy()
+    turn = np.linalg.inv(grid.affine[:3, :3])[list(axes)]  # slopes per voxel to slopes per mm
+    whole = np.zeros((len(axes), len(axes), 16))
+    place = 0
+    for i in range(len(axes)):
+        for j in range(i, len(axes)):
+            whole[i, j] = whole[j, i] = squares[place]
+            place += 1
+    normal = np.einsum("ua,vb,uvij->abij", turn, turn, whole.reshape(len(axes), len(axes), 4, 4))
+    right = np.einsum("ua,ui->ai", turn, sides)
     columns = grid.affine[:3, :3] / np.linalg.norm(grid.affine[:3, :3], axis=0)
     bases = _bases([columns[:, axis] for axis in axes], rigid=rigid)
-    ways = torch.from_numpy(
-        np.stack([flat @ b[:3, :3].T / scale + b[:3, 3] for b in bases], axis=-1).astype(np.float32)
-    )  # (n, 3, p)
-    pulled = torch.einsum("nab,nbp->nap", normal, ways)
-    left = torch.einsum("nap,naq->pq", ways.double(), pulled.double()).numpy()
-    side = torch.einsum("nap,na->p", ways.double(), right.double()).numpy()
+    ways = np.stack([b[:3] for b in bases])
+    left = np.einsum("pai,abij,qbj->pq", ways, normal, ways)
+    side = np.einsum("pai,ai->p", ways, right)
     left += 1e-3 * np.trace(left) / len(left) * np.eye(len(left))
     numbers = -np.linalg.solve(left, side)
     small = np.zeros((4, 4))
