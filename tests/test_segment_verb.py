@@ -217,6 +217,34 @@ def test_one_plane_of_a_volume_by_box_or_point(tmp_path):
     assert "says no plane, and its image has 6; add a column z" in gone["reason"]
 
 
+def test_a_dicom_series_is_outlined_as_dicom_seg_and_run_lengths(tmp_path):
+    pytest.importorskip("highdicom")
+    from made_dicom import write_series
+    from medspectrum.formats import coco_rle, dicom_seg
+    from medspectrum.image import Image
+
+    values = made_outlines.volume(4)[0].astype(np.int16) * 4 - 400
+    affine = np.diag([0.8, 0.8, 2.5, 1.0])
+    affine[:3, 3] = (-20, 10, 40)
+    (tmp_path / "ct").mkdir()
+    paths = write_series(tmp_path / "ct", Image(values[None], affine, "CT"), SpecificCharacterSet="")
+    row = {"image": "ct", "x0": 8, "y0": 6, "z0": 1, "x1": 36, "y1": 30, "z1": 4, "label": "liver"}
+    given = write_csv(tmp_path / "b.csv", [row])
+    settings = {"boxes": given, "model": TINY, "quiet": True}
+    masks = {}
+    for format in ("nifti", "rle", "dicom-seg"):
+        told = medspectrum.segment(tmp_path / "ct", out=tmp_path / format, format=format, **settings)
+        [row] = told["images"]
+        assert told["left_out"] == []
+        masks[format] = tmp_path / format / row["file"]
+    labels = formats.read(masks["nifti"]).array[0]
+    assert labels.any()
+    assert not labels[[0, 4, 5]].any()
+    assert np.array_equal(coco_rle.read(masks["rle"])[0], labels)
+    back = dicom_seg.on_series([str(masks["dicom-seg"])], [str(p) for p in paths], {"liver": 1})
+    assert np.array_equal(back.array[0], labels)
+
+
 def test_ct_is_shown_in_a_window():
     from medspectrum.image import Image
 
@@ -260,7 +288,10 @@ def test_bad_prompts_are_named_and_the_run_goes_on(pictures, tmp_path):
     assert "lies outside the image of 44 x 36 pixels" in reasons["boxes.csv, line 4 (p000.png)"]
     assert reasons["boxes.csv, line 5"] == "y1 is 'high', which is no number"
     assert "has no size" in reasons["boxes.csv, line 6 (p000.png)"]
-    assert "'absent.png', which is not among those given" in reasons["boxes.csv, line 7"]
+    assert (
+        "'absent.png', which is not among those given ('broken.png', 'p000.png', 'p001.png', ...)"
+        in reasons["boxes.csv, line 7"]
+    )
     assert any("broken.png" in source for source in reasons)
     assert len(reasons) == 6
     assert [o["box"] for o in told["images"][0]["outlines"]] == [[5, 6, 30, 28], [0, 6, 44, 28]]
@@ -283,7 +314,10 @@ def test_bad_prompts_are_named_and_the_run_goes_on(pictures, tmp_path):
         ({"boxes": Path("wrong.json")}, "wrong.json: is not as COCO describes it"),
         ({"boxes_from": Path("empty")}, "empty is no predictor"),
         ({"masks": Path("empty")}, "empty: holds no label map"),
-        ({"boxes": Path("elsewhere.csv")}, "nothing points at any of its 3 images; elsewhere.csv, line 2"),
+        (
+            {"boxes": Path("elsewhere.csv")},
+            "nothing points at any of its 3 images; elsewhere.csv, line 2: names the image 'other.png'",
+        ),
         ({"boxes": Path("elsewhere.csv"), "format": "bmp"}, "there is no format 'bmp'"),
     ],
 )

@@ -116,8 +116,9 @@ class Given:
                 found.setdefault(next(iter(own)), []).extend(pointers)
                 continue
             source = pointers[0].source if pointers else name
+            others = ", ".join(repr(case.id) for case in cases[:3]) + (", ..." if len(cases) > 3 else "")
             why = (
-                f"names the image {name!r}, which is not among those given"
+                f"names the image {name!r}, which is not among those given ({others})"
                 if not own
                 else f"names the image {name!r}, which {len(own)} images could be; give its path"
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -21,7 +20,7 @@ from medspectrum.pointing import Pointing
 from medspectrum.progress import Progress, progress_for
 from medspectrum.prompted import axis_of, outlined, pixels_of, window_of
 from medspectrum.prompts import read_boxes, read_points
-from medspectrum.tasks.segment import grid_of
+from medspectrum.tasks.segment import file_name, grid_of
 
 
 def segment(
@@ -78,7 +77,7 @@ def segment(
     way = _one_of(ways, detector)
     network = sam.load(model, preparation=preparation)
     case_set = load(Path(images), layout=layout, cache=cache)
-    folder, left_out = Path(out), list(case_set.left_out)
+    folder, left_out = Path(out), []
     with progress_for(quiet=quiet) as progress:
         asked = _pointing(way, ways[way], case_set.cases, detector, min_score, cache, progress)
         left_out += asked.left_out
@@ -96,6 +95,7 @@ def segment(
             except UserError as error:
                 left_out.append(LeftOut(case.id, str(error)))
             step(number, len(case_set.cases))
+    left_out += case_set.left_out
     if not rows:
         told = f"; {left_out[0].source}: {left_out[0].reason}" if left_out else ""
         raise UserError(f"{images}: nothing points at any of its {len(case_set.cases)} images{told}")
@@ -186,17 +186,7 @@ def _outline(
         return [], left_out
     own = list(range(1, len(pointers) + 1)) if instances else [values[p.label] for p in pointers]
     found = outlined(network, pixels, pointers, own, axis=axis_of(pointers, image))
-    place = folder / f"{_file_name(case, taken)}{mask_suffix(image, format)}"
+    place = folder / f"{file_name(case, taken)}{mask_suffix(image, format)}"
     names = {value: pointer.label for value, pointer in zip(own, pointers, strict=True)}
     written = write_mask(found.labels, image, place, format=format, names=names, sources=paths_of(lazy))
     return [{"image": case.id, "file": written.name, "outlines": found.rows}], left_out
-
-
-def _file_name(case: Case, taken: set[str]) -> str:
-    """The image's file name without its suffix; the case's id where two images are named alike."""
-    source = Path(grid_of(case).source.partition("#")[0])
-    name = source.name.removesuffix(".gz").rpartition(".")[0] or source.name
-    if name in taken:
-        name = re.sub(r"[^\w.-]+", "_", case.id)
-    taken.add(name)
-    return name

@@ -108,6 +108,8 @@ def _source(name: str, path: Path) -> Any:
     for required in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID"):
         if not data.get(required):
             raise UserError(f"{name}: has no {required}, which a DICOM SEG refers to; use the format nifti")
+    if "SpecificCharacterSet" in data and not data.SpecificCharacterSet:
+        del data.SpecificCharacterSet  # empty is as good as absent, but is refused where it is taken over
     for empty in _TAKEN_OVER:
         if empty not in data:
             setattr(data, empty, None)

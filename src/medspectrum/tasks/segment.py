@@ -205,7 +205,7 @@ class Segment:
         for case, found in zip(cases, predictions, strict=True):
             lazy = grid_of(case)
             image = lazy.load()
-            place = folder / f"{_file_name(case, taken)}{mask_suffix(image, format)}"
+            place = folder / f"{file_name(case, taken)}{mask_suffix(image, format)}"
             write_mask(values[found.array()], image, place, names=names, sources=paths_of(lazy))
         return folder
 
@@ -269,7 +269,7 @@ def grid_of(case: Case) -> LazyImage:
     return case.images.get("image") or case.images[sorted(case.images)[0]]
 
 
-def _file_name(case: Case, taken: set[str]) -> str:
+def file_name(case: Case, taken: set[str]) -> str:
     """The image's file name without its suffix; the case's id where two images are named alike."""
     lazy = grid_of(case)
     files = paths_of(lazy)
