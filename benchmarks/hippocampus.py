@@ -1,12 +1,14 @@
 """Hippocampus of the Medical Segmentation Decathlon: anterior and posterior, five folds by volume.
 
-    python benchmarks/hippocampus.py [DATA] [--folds 0,1,2,3,4] [--methods unet] [--budgets full] [--draws 1]
+    python benchmarks/hippocampus.py [DATA] [--folds 0,1,2,3,4] [--methods unet] [--variant quick]
+                                     [--budgets full] [--draws 1]
 
 DATA has folders images and labels (MEDSPECTRUM_DATA/msd_hippocampus where not given). Volumes are dealt to
 five folds by one permutation; each fold is judged by what was learned from the others, from all of them or
 from the first of them in an order of each draw. No held-out volume decides anything: the settings are each
-method's own defaults and what is named in SETTINGS, which were chosen on training volumes of fold 0. Each run
-is added to the result file when it is done, and a run that the file holds is not done again.
+method's own defaults and what is named in VARIANTS, which were chosen on training volumes of fold 0, or by
+what a processor can do in the time. Each run is added to the result file when it is done, and a run that the
+file holds is not done again.
 """
 
 from __future__ import annotations
@@ -23,7 +25,12 @@ from measurement import RESULTS, save
 
 FOLDS = 5
 ENCODER = "efficientnet-lite0"
-SETTINGS: dict[str, dict[str, Any]] = {"unet": {"voxels": 50_000}}
+VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
+    "unet": {
+        "quick": {"voxels": 50_000},
+        "long": {"voxels": 50_000, "features": 32, "epochs": 40, "most_steps": 3000},
+    }
+}
 WANTED = {"full": 0.885, "5": 0.83, "1": 0.70}
 
 
@@ -50,6 +57,7 @@ def main() -> None:
     given.add_argument("--folds", default="0,1,2,3,4")
     given.add_argument("--methods", default="unet")
     given.add_argument("--budgets", default="full")
+    given.add_argument("--variant", default="quick", help="of methods that have several")
     given.add_argument("--draws", type=int, default=1, help="labelled sets of each small budget")
     asked = given.parse_args()
     cases = registry.find("dataset", "pairs").thing(asked.data).cases
@@ -60,14 +68,15 @@ def main() -> None:
             for name in asked.methods.split(","):
                 for draw in range(1 if budget == "full" else asked.draws):
                     runs = outlining.kept_runs(kept)
-                    settings = SETTINGS.get(name, {})
-                    key = {"method": name, "budget": budget, "fold": fold, "draw": draw, "settings": settings}
+                    known = VARIANTS.get(name, {"default": {}})
+                    variant = asked.variant if name in VARIANTS else "default"
+                    key = {"method": name, "variant": variant, "budget": budget, "fold": fold, "draw": draw}
                     if any(all(r[k] == v for k, v in key.items()) for r in runs):
                         continue
                     learn = [cases[i] for i in labelled(len(cases), fold, budget, draw)]
                     held = [cases[i] for i in folds(len(cases))[fold]]
                     found = outlining.run(
-                        name, learn, held, task, encoder=ENCODER, settings=settings, seed=fold
+                        name, learn, held, task, encoder=ENCODER, settings=known[variant], seed=fold
                     )
                     runs = [*outlining.kept_runs(kept), {**key, **found}]
                     told = outlining.table(runs, {"1": "anterior", "2": "posterior"})

@@ -22,6 +22,7 @@ def run(
     import torch
 
     from medspectrum import registry
+    from medspectrum.engine.openvino import native_bf16
     from medspectrum.models import resolve
 
     entry = registry.find("method", name)
@@ -46,6 +47,7 @@ def run(
         "labelled": len(learn),
         "judged": len(held),
         "threads": torch.get_num_threads(),
+        "bf16": native_bf16(),
         "learning_seconds": learning,
         "predicting_seconds": predicting,
         "steps": predictor.state()[1].get("steps"),
@@ -61,26 +63,27 @@ def kept_runs(path: Path) -> list[dict[str, Any]]:
 
 
 def table(runs: Sequence[dict[str, Any]], names: dict[str, str]) -> dict[str, Any]:
-    """Per method and budget: the mean over folds of the mean over draws, and what it took.
+    """Per method, variant and budget: the mean over folds of the mean over draws, and what it took.
 
     names: of the labels, as the task calls them -> as they are told.
     """
     made: dict[str, Any] = {}
-    for name in sorted({r["method"] for r in runs}):
-        budgets = {r["budget"] for r in runs if r["method"] == name}
-        for budget in sorted(budgets, key=lambda b: b.zfill(4)):
-            own = [r for r in runs if (r["method"], r["budget"]) == (name, budget)]
+    for name, variant in sorted({(r["method"], r["variant"]) for r in runs}):
+        those = [r for r in runs if (r["method"], r["variant"]) == (name, variant)]
+        told = name if variant == "default" else f"{name}, {variant}"
+        for budget in sorted({r["budget"] for r in those}, key=lambda b: b.zfill(4)):
+            own = [r for r in those if r["budget"] == budget]
             by_fold = {f: [r for r in own if r["fold"] == f] for f in sorted({r["fold"] for r in own})}
 
             def mean(of: Callable[[dict[str, Any]], float], parts: Any = by_fold) -> float:
                 each = [statistics.mean(of(r) for r in part) for part in parts.values()]
                 return round(statistics.mean(each), 4)
 
-            made.setdefault(name, {})[budget] = {
+            made.setdefault(told, {})[budget] = {
                 "folds": list(by_fold),
                 "draws": max(map(len, by_fold.values())),
                 "mean_dice": mean(lambda r: r["mean_dice"]),
-                **{told: mean(lambda r, k=label: r["dice"][k]) for label, told in names.items()},
+                **{of: mean(lambda r, k=label: r["dice"][k]) for label, of in names.items()},
                 "learning_wall_seconds": mean(lambda r: r["learning_seconds"]["wall"]),
                 "learning_processor_seconds": mean(lambda r: r["learning_seconds"]["processor"]),
             }

@@ -51,7 +51,7 @@ def main() -> None:
                 "budget": budget.name,
                 "fold": 0,
                 "draw": budget.draw,
-                "settings": settings,
+                "variant": "default",
                 "size": SIZE,
             }
             if any(all(r[k] == v for k, v in key.items()) for r in runs):
