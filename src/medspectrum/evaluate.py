@@ -50,7 +50,7 @@ def predict(
     plan = Plan(layout=layout, image=image, patient=patient, patient_pattern=patient_pattern)
     with progress_for(quiet=quiet) as progress:
         saved, task, case_set, left_out = _open(predictor, data, plan, cache, progress)
-        if format is not None and task.name != "segment":
+        if format is not None and task.name not in ("segment", "instances"):
             raise UserError(f"--format is for masks; this predictor is for the task {task.name}")
         if task.name == "register":
             written = _register_pairs(saved, case_set.cases, Path(out or "predictions"))

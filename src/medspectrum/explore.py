@@ -257,12 +257,18 @@ def _seen(
     images = list({image.source: image for image in each}.values())
     skipped: list[Dropped] = []
     if encoders is None:
-        encoders, skipped = _encoders(plan, facts, images, cache, MAGNIFY[task.level])
+        magnify, side = MAGNIFY[task.level], getattr(task, "side", 0)
+        encoders, skipped = _encoders(plan, facts, images, cache, magnify, side)
     return encoders, skipped, _embed(encoders, images, task.level, progress, spent, skipped)
 
 
 def _encoders(
-    plan: Plan, facts: dict[str, Any], images: Sequence[LazyImage], cache: Path, magnify: float
+    plan: Plan,
+    facts: dict[str, Any],
+    images: Sequence[LazyImage],
+    cache: Path,
+    magnify: float,
+    side: int,
 ) -> tuple[dict[str, Any], list[Dropped]]:
     """The models to try, cheap first, each with its random twin; and those left aside with the reason."""
     from medspectrum.models import resolve
@@ -271,15 +277,14 @@ def _encoders(
     skipped = [Dropped(name, "", why) for name, why in reasons.items()]
     encoders: dict[str, Any] = {}
     for name in names:
-        encoder = resolve(name, size=plan.size, cache=cache)
+        asked = plan.size or side or None  # a task that cuts its images knows what they are to be seen at
+        encoder = resolve(name, size=asked, cache=cache)
         lacking = encoder.lacking() if encoder.seed is None and encoder.lacking is not None else ""
         if lacking:
             skipped.append(Dropped(name, "", lacking))
             continue
         encoders[name] = (
-            encoder
-            if plan.size
-            else encoder.for_images(images, magnify=magnify, largest=LARGEST.get(plan.task))
+            encoder if asked else encoder.for_images(images, magnify=magnify, largest=LARGEST.get(plan.task))
         )
     if not encoders:
         told = "; ".join(f"{d.model}: {d.reason}" for d in skipped) or "none is registered"

@@ -9,7 +9,7 @@ from medspectrum import registry
 from medspectrum.plan import Plan
 
 TWIN = "-random"
-PLANE_BY_PLANE = ("segment", "detect", "register")
+PLANE_BY_PLANE = ("segment", "detect", "register", "instances")
 
 
 def suitable_models(plan: Plan, facts: Mapping[str, Any]) -> tuple[list[str], dict[str, str]]:

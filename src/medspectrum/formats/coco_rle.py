@@ -46,12 +46,16 @@ def decode(packed: Mapping[str, Any]) -> np.ndarray:
     return np.repeat(inside, counts).reshape((height, width), order="F")
 
 
-def document(labels: np.ndarray, names: Mapping[int, str], file_name: str) -> bytes:
+def document(
+    labels: np.ndarray, names: Mapping[int, str], file_name: str, *, kinds: Mapping[int, int] | None = None
+) -> bytes:
     """A COCO data set of one image: an entry for every plane of (Z, Y, X), an annotation for every label.
 
-    Category ids are the label values. Planes of a volume are named ``file_name#z``.
+    Category ids are the label values, or what ``kinds`` gives for each, where labels number things of some
+    kinds. Planes of a volume are named ``file_name#z``.
     """
-    found = sorted({int(v) for v in np.unique(labels)} | {int(v) for v in names}, key=int)
+    values = np.unique(labels).tolist() if kinds is None else kinds.values()
+    found = sorted({int(v) for v in values} | {int(v) for v in names}, key=int)
     planes, annotations = [], []
     for z, plane in enumerate(labels):
         name = file_name if len(labels) == 1 else f"{file_name}#{z}"
@@ -66,7 +70,7 @@ def document(labels: np.ndarray, names: Mapping[int, str], file_name: str) -> by
                 {
                     "id": len(annotations) + 1,
                     "image_id": z + 1,
-                    "category_id": value,
+                    "category_id": value if kinds is None else kinds[value],
                     "segmentation": encode(mask),
                     "area": int(mask.sum()),
                     "bbox": [left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top],

@@ -24,7 +24,7 @@ def examples(given: Mapping[str, Any], classes: Sequence[str], *, each: int = 6)
     """Three rows of cases: best, about the middle, worst. Only what is shown is read and drawn.
 
     given: ``case``, ``centre``, ``case_score`` (n,), ``true_maps`` and ``label_maps`` (n LabelMap),
-    ``images`` (n LazyImage, the grids that the maps lie on).
+    ``images`` (n LazyImage, the grids that the maps lie on); ``apart``, True where maps number things.
     """
     scores = np.asarray(given["case_score"], dtype=float)
     known = np.flatnonzero(~np.isnan(scores))
@@ -49,10 +49,14 @@ def legend(classes: Sequence[str]) -> list[dict[str, str]]:
 
 
 def _shown(given: Mapping[str, Any], index: int, labels: int) -> dict[str, Any]:
+    shown = given["images"][index], given["true_maps"][index], given["label_maps"][index]
     try:
-        picture = overlay(
-            given["images"][index], given["true_maps"][index], given["label_maps"][index], labels
-        )
+        if given.get("apart"):
+            from medspectrum.report.beside import apart
+
+            picture = apart(*shown)
+        else:
+            picture = overlay(*shown, labels)
     except UserError:
         picture = None
     return {

@@ -255,7 +255,11 @@ def answers_context(
         }
     if given and "label_maps" in given:
         return nothing | {
-            "outlined": {"rows": outlines.examples(given, classes), "legend": outlines.legend(classes)},
+            "outlined": {
+                "rows": outlines.examples(given, classes),
+                "legend": [] if given.get("apart") else outlines.legend(classes),
+                "apart": bool(given.get("apart")),
+            },
             "cases": len(given["case"]),
         }
     if given and "found_boxes" in given:

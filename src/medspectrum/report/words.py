@@ -32,6 +32,12 @@ SCORE_NAMES = {
     "log_jacobian_std": "unevenness of the field",
     "landmark_error_mm": "landmark error in mm",
     "landmark_gain": "landmark gain",
+    "ap": "AP",
+    "f1_50": "F1 at IoU 0.5",
+    "pq": "panoptic quality",
+    "aji": "aggregated Jaccard",
+    "ap_pooled": "AP, all images together",
+    "f1_50_pooled": "F1 at IoU 0.5, all images together",
 }
 
 GLOSSARY = {
@@ -88,7 +94,25 @@ PAIR_GLOSSARY = {
     "folding": "The share of voxels where the map turns space inside out; 0 is what anatomy asks for.",
     "log_jacobian_std": "How unevenly the map swells and shrinks; 0 where all of it does alike.",
 }
-GLOSSARIES = {"segment": OUTLINE_GLOSSARY, "detect": BOX_GLOSSARY, "register": PAIR_GLOSSARY}
+INSTANCE_GLOSSARY = {
+    "ap": "Found things divided by found, missed and invented ones, where found means that intersection over "
+    "union (IoU) reaches a threshold; the mean over thresholds 0.50, 0.55 to 0.95, then over images.",
+    "f1_50": "Twice the found things divided by true and answered ones together, found meaning an IoU of 0.5 "
+    "and above; the mean over images.",
+    "pq": "F1 of the things found with an IoU above 0.5, times their mean IoU.",
+    "aji": "What all true things share with their best answers, divided by what these and all other answers "
+    "cover together.",
+    "dice": "Twice what the region of all things shares with the answer's, divided by the sum of both; it "
+    "does not ask whether they are told apart.",
+    "ap_pooled": "AP with the things of all images counted together, so that full images weigh more.",
+    "f1_50_pooled": "F1 with the things of all images counted together.",
+}
+GLOSSARIES = {
+    "segment": OUTLINE_GLOSSARY,
+    "detect": BOX_GLOSSARY,
+    "register": PAIR_GLOSSARY,
+    "instances": INSTANCE_GLOSSARY,
+}
 
 
 def number(value: Any) -> float | None:
