@@ -33,11 +33,18 @@ def sizes(shapes: Sequence[tuple[int, int, int]], side: int) -> list[int]:
 
 
 def pyramid(
-    shapes: Sequence[tuple[int, int, int]], side: int, labels: int, *, image_channels: int, seed: int
+    shapes: Sequence[tuple[int, int, int]],
+    side: int,
+    labels: int,
+    *,
+    image_channels: int,
+    seed: int,
+    batch_norm: bool = False,
 ) -> torch.nn.Module:
     """The decoder for maps of those shapes (C, h, w): (maps, picture) -> (n, labels, side / 2, side / 2).
 
     Its buffers ``means`` and ``scales`` standardise the maps' channels; set them from the labelled cases.
+    batch_norm: normalise by the statistics of all pictures, not of each: for few things on much ground.
     """
     import torch
     from torch import nn
@@ -48,7 +55,7 @@ def pyramid(
     def block(before: int, after: int, *, stride: int = 1) -> nn.Sequential:
         return nn.Sequential(
             nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=False),
-            nn.GroupNorm(8, after),
+            nn.BatchNorm2d(after) if batch_norm else nn.GroupNorm(8, after),
             nn.GELU(),
         )
 

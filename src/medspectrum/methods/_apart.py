@@ -228,6 +228,20 @@ class ApartPredictor:
         return dict(self.arrays), {**self.settings, **own}
 
 
+def mirrored_answer(network: Any, pictures: Callable[..., Any], *, mirrored: bool) -> Answer:
+    """What a network says of pictures, or on average of them and their mirror images."""
+
+    def answer(images: Sequence[_dense.Roles]) -> Any:
+        batch = pictures(images)
+        with native():
+            scores = network(batch).float()
+            for axes in ((2,), (3,), (2, 3)) if mirrored else ():
+                scores = scores + network(batch.flip(axes)).float().flip(axes)
+        return scores / 4 if mirrored else scores
+
+    return answer
+
+
 def answered(answer: Answer, case: Case, side: int, aim: str) -> np.ndarray:
     """(kinds + 2, height, width) over a case's image: probabilities, the distance where it is the aim."""
     import torch

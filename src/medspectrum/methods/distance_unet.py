@@ -45,15 +45,7 @@ def _predictor(network: Any, settings: dict[str, Any], rule: apart.Rule) -> _apa
 
 
 def _answer(network: Any, *, mirrored: bool) -> _apart.Answer:
-    def answer(images: Sequence[_dense.Roles]) -> Any:
-        batch = pictures(images)
-        with _apart.native():
-            scores = network(batch).float()
-            for axes in ((2,), (3,), (2, 3)) if mirrored else ():
-                scores = scores + network(batch.flip(axes)).float().flip(axes)
-        return scores / 4 if mirrored else scores
-
-    return answer
+    return _apart.mirrored_answer(network, pictures, mirrored=mirrored)
 
 
 def pictures(images: Sequence[_dense.Roles]) -> Any:
@@ -105,7 +97,7 @@ def from_scratch(
     training: _apart.Training,
 ) -> _apart.ApartPredictor:
     """Train a small U-Net with random weights for one of ``apart.AIMS``."""
-    chosen = {**_apart.DEFAULTS, **training}
+    chosen: dict[str, Any] = {**_apart.DEFAULTS, **training}
     side = _apart.side_of(task)
     if side % small_unet.multiple(widths):
         raise UserError(f"tiles of {side} pixels cannot be halved {len(widths) - 1} times; give fewer widths")
