@@ -268,7 +268,7 @@ def _encoders(
     images: Sequence[LazyImage],
     cache: Path,
     magnify: float,
-    side: int,
+    side: int = 0,
 ) -> tuple[dict[str, Any], list[Dropped]]:
     """The models to try, cheap first, each with its random twin; and those left aside with the reason."""
     from medspectrum.models import resolve
