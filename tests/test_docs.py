@@ -64,6 +64,15 @@ PARSERS = (
 )
 
 
+def _write_table(folder: Path, count: int) -> None:
+    """cells.csv: picture, outline, and a class by turns."""
+    lines = ["image,outline,kind"]
+    for n in range(count):
+        name = f"p{n:03d}.png"
+        lines.append(f"cells/images/{name},cells/labels/{name},{'round' if n % 2 else 'flat'}")
+    (folder / "cells.csv").write_text("\n".join(lines) + "\n")
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A folder with what the pages speak of: scans by class, a table, new scans, and a finished run."""
@@ -73,6 +82,7 @@ def place(tmp_path_factory):
     _write_scans(folder)
     write_pairs(folder / "cells", 18)
     write_pairs(folder / "new_cells", 3)
+    _write_table(folder, 18)
     _write_prompts(folder)
     before, cache = Path.cwd(), os.environ.get("MEDSPECTRUM_CACHE")
     os.environ["MEDSPECTRUM_CACHE"] = str(folder / "cache")
