@@ -2,10 +2,9 @@
 
     python benchmarks/four_tasks.py [DATA] [--minutes 20]
 
-DATA holds labels.csv, SITE/ID_image.png and SITE/ID_mask.png (MEDSPECTRUM_DATA/wbc_seg where not given): 300 blood
-cells with their type and an outline of nucleus and cytoplasm; boxes are drawn around the outlines. Every
-picture goes through each encoder before any task is tried; what an exploration of each task embeds after that is
-counted, and has to be nothing.
+DATA holds labels.csv, SITE/ID_image.png and SITE/ID_mask.png (MEDSPECTRUM_DATA/wbc_seg where not given): 300
+blood cells with their type and an outline of nucleus and cytoplasm; boxes are drawn around them. Every
+picture goes through each encoder before any task is tried; what is embedded after that is counted too.
 """
 
 from __future__ import annotations

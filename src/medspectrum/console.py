@@ -97,9 +97,7 @@ def _explore(console: Any, results: dict[str, Any]) -> None:
     _table(
         console, rows, {"model": "model", "method": "method", "labels": "labels", "score": f"test {primary}"}
     )
-    for row in results["dropped"]:
-        if not row["method"]:
-            console.print(Text(f"not tried: {row['model']} ({row['reason']})", style="yellow"))
+    _not_tried(console, results["dropped"])
     console.print()
     console.print(Text(results["reason"], style="bold"))
     _left_out(console, results)
@@ -118,11 +116,20 @@ def _together(console: Any, results: dict[str, Any]) -> None:
         rows.append(row)
     titles = {name: f"{name}: test {task['primary']}" for name, task in results["tasks"].items()}
     _table(console, rows, {"model": "model", **titles})
+    _not_tried(console, results["embedding"]["dropped"])
     for name, task in results["tasks"].items():
         console.print()
         console.print(Text(f"{name}: {task['reason']}", style="bold"))
     _left_out(console, results)
     console.print(Text(f"report: {results['report']}"))
+
+
+def _not_tried(console: Any, dropped: list[dict[str, str]]) -> None:
+    from rich.text import Text
+
+    for row in dropped:
+        if not row["method"]:
+            console.print(Text(f"not tried: {row['model']} ({row['reason']})", style="yellow"))
 
 
 def _predict(console: Any, result: dict[str, Any]) -> None:

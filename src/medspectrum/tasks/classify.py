@@ -18,6 +18,7 @@ from medspectrum.errors import UserError
 from medspectrum.metrics.bootstrap import RESAMPLES, intervals, paired_difference, resampled
 from medspectrum.metrics.classification import one_class
 from medspectrum.registry import task
+from medspectrum.tasks._centres import by_centre
 
 REPORTED = ("auc", "average_precision", "accuracy", "balanced_accuracy", "f1", "calibration_error")
 
@@ -192,22 +193,15 @@ class Classify:
             }
             for column, label in enumerate(self.classes)
         }
-        per_centre: dict[str, Any] = {}
-        centres = np.array([case.centre or "unknown" for case in cases])
-        if any(case.centre is not None for case in cases):
-            for centre in sorted(set(centres.tolist())):
-                here = np.flatnonzero(centres == centre)
-                own = patients[here].tolist()
-                per_centre[centre] = {
-                    "n": len(here),
-                    "patients": len(set(own)),
-                    **intervals(
-                        probabilities[here],
-                        truth[here],
-                        own,
-                        scores=REPORTED,
-                        resamples=resamples,
-                        seed=seed,
-                    ),
-                }
+        per_centre = by_centre(
+            cases,
+            lambda here, own: intervals(
+                probabilities[here],
+                truth[here],
+                [case.patient for case in own],
+                scores=REPORTED,
+                resamples=resamples,
+                seed=seed,
+            ),
+        )
         return {"per_class": per_class, "per_centre": per_centre}

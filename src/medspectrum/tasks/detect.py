@@ -19,6 +19,7 @@ from medspectrum.metrics.bootstrap import RESAMPLES, resampled
 from medspectrum.metrics.boxes import BoxMatches, match_boxes
 from medspectrum.metrics.detection import FROC_RATES, average_precision, froc
 from medspectrum.registry import task
+from medspectrum.tasks._centres import by_centre
 from medspectrum.tasks._given import checked_boxes, name_of, named
 from medspectrum.tasks.segment import BACKGROUND, grid_of, on_grid
 
@@ -278,17 +279,12 @@ class Detect:
             }
             for i, name in enumerate(self.classes)
         }
-        per_centre: dict[str, Any] = {}
-        if any(case.centre is not None for case in cases):
-            centres = np.array([case.centre or "unknown" for case in cases])
-            for centre in sorted(set(centres.tolist())):
-                here = np.flatnonzero(centres == centre)
-                own = [cases[int(i)] for i in here]
-                per_centre[centre] = {
-                    "n": len(own),
-                    "patients": len({c.patient for c in own}),
-                    **self._intervals([matches[int(i)] for i in here], own, seed=seed, resamples=resamples),
-                }
+        per_centre = by_centre(
+            cases,
+            lambda here, own: self._intervals(
+                [matches[i] for i in here], own, seed=seed, resamples=resamples
+            ),
+        )
         return {"per_class": per_class, "per_centre": per_centre}
 
 

@@ -21,6 +21,7 @@ from medspectrum.labelmap import LabelMap
 from medspectrum.metrics.bootstrap import RESAMPLES, resampled
 from medspectrum.metrics.instances import InstanceMatches, instance_scores, match_instances
 from medspectrum.registry import task
+from medspectrum.tasks._centres import by_centre
 from medspectrum.tasks.segment import BACKGROUND, file_name, grid_of, on_grid
 
 REPORTED = ("ap", "f1_50", "pq", "aji", "dice", "ap_pooled", "f1_50_pooled")
@@ -295,17 +296,12 @@ class Instances:
             }
             for kind, label in enumerate(self.classes)
         }
-        per_centre: dict[str, Any] = {}
-        if any(case.centre is not None for case in cases):
-            centres = np.array([case.centre or "unknown" for case in cases])
-            for centre in sorted(set(centres.tolist())):
-                here = np.flatnonzero(centres == centre).tolist()
-                own = [cases[i] for i in here]
-                per_centre[centre] = {
-                    "n": len(own),
-                    "patients": len({c.patient for c in own}),
-                    **_intervals([_rows(t, here) for t in tables], own, seed=seed, resamples=resamples),
-                }
+        per_centre = by_centre(
+            cases,
+            lambda here, own: _intervals(
+                [_rows(t, here) for t in tables], own, seed=seed, resamples=resamples
+            ),
+        )
         return {"per_class": per_class, "per_centre": per_centre}
 
 

@@ -18,6 +18,7 @@ from medspectrum.errors import UserError
 from medspectrum.metrics.bootstrap import RESAMPLES, resampled
 from medspectrum.registered import Registered
 from medspectrum.registry import task
+from medspectrum.tasks._centres import by_centre
 from medspectrum.tasks.segment import Segment, grid_of, mean_of_cases
 
 OVERLAPS = ("dice", "hd95_mm", "nsd")
@@ -250,19 +251,13 @@ class Register:
             if own:
                 n = int((~np.isnan(own["dice"])).sum())
                 per_class[label] = {"n": n, **_intervals(own, cases, seed=seed, resamples=resamples)}
-        per_centre: dict[str, Any] = {}
-        if any(case.centre is not None for case in cases):
-            centres = np.array([case.centre or "unknown" for case in cases])
-            for centre in sorted(set(centres.tolist())):
-                here = np.flatnonzero(centres == centre)
-                some = [cases[int(i)] for i in here]
-                per_centre[centre] = {
-                    "n": len(some),
-                    "patients": len({p for c in some for p in patients_of(c)}),
-                    **_intervals(
-                        {n: t[here] for n, t in tables.items()}, some, seed=seed, resamples=resamples
-                    ),
-                }
+        per_centre = by_centre(
+            cases,
+            lambda here, own: _intervals(
+                {name: t[here] for name, t in tables.items()}, own, seed=seed, resamples=resamples
+            ),
+            patients_of,
+        )
         return {"per_class": per_class, "per_centre": per_centre}
 
 

@@ -20,6 +20,7 @@ from medspectrum.formats.masks import mask_suffix, write_mask
 from medspectrum.labelmap import LabelMap
 from medspectrum.metrics.bootstrap import RESAMPLES, resampled
 from medspectrum.registry import task
+from medspectrum.tasks._centres import by_centre
 
 REPORTED = ("dice", "iou", "nsd", "hd95_mm", "assd_mm", "sensitivity", "precision")
 DISTANCES = ("hd95_mm", "assd_mm")
@@ -248,19 +249,12 @@ class Segment:
             }
             for column, label in enumerate(self.classes)
         }
-        per_centre: dict[str, Any] = {}
-        if any(case.centre is not None for case in cases):
-            centres = np.array([case.centre or "unknown" for case in cases])
-            for centre in sorted(set(centres.tolist())):
-                here = np.flatnonzero(centres == centre)
-                own = [cases[int(i)] for i in here]
-                per_centre[centre] = {
-                    "n": len(own),
-                    "patients": len({c.patient for c in own}),
-                    **_intervals(
-                        {name: t[here] for name, t in tables.items()}, own, seed=seed, resamples=resamples
-                    ),
-                }
+        per_centre = by_centre(
+            cases,
+            lambda here, own: _intervals(
+                {name: t[here] for name, t in tables.items()}, own, seed=seed, resamples=resamples
+            ),
+        )
         return {"per_class": per_class, "per_centre": per_centre}
 
 
