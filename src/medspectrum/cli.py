@@ -74,7 +74,11 @@ def _callback(name: str, function: Callable[..., Any]) -> Callable[..., None]:
             from medspectrum.console import show
 
             show(name, result)
-        left_out = isinstance(result, dict) and (result.get("left_out") or result.get("unreadable"))
+        left_out = isinstance(result, dict) and (
+            result.get("left_out")
+            or result.get("unreadable")
+            or (name == "describe" and result["masks"].get("unfit"))
+        )
         raise typer.Exit(LEFT_OUT if left_out else DONE)
 
     run.__signature__ = inspect.Signature([*required, *others, as_json])  # type: ignore[attr-defined]

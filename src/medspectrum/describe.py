@@ -14,6 +14,7 @@ from medspectrum import duplicates
 from medspectrum.case import BoxTarget, Case, CaseSet, ClassTarget, LeftOut, MaskTarget, label_order
 from medspectrum.datasets import load
 from medspectrum.errors import UserError
+from medspectrum.mask_scan import look_at_masks, mask_warnings
 from medspectrum.scan import FactStore, Scan, scan
 
 if TYPE_CHECKING:
@@ -75,6 +76,13 @@ def describe(
         facts = describe_cases(
             case_set, cache=cache, workers=workers, progress=progress.step("reading cases")
         )
+        lost = {one["case"] for one in facts["unreadable"] if "case" in one}
+        facts["masks"] = look_at_masks(
+            [c for c in case_set.cases if c.id not in lost],
+            cache=cache,
+            progress=progress.step("reading masks"),
+        )
+    facts["warnings"] += mask_warnings(facts["masks"])
     if out is not None:
         store.write_json(Path(out), facts)
     return facts
@@ -319,7 +327,11 @@ def _warnings(facts: Mapping[str, Any], seen: Scan) -> list[str]:
         said.append(
             f"{by_kind['duplicate']} groups of duplicates stand in more than one part of the given split"
         )
-    said += [f"{count} images: {words}" for words, count in seen.remarks.most_common(10)]
+    for words, count in seen.remarks.most_common(10):
+        first = seen.remarked_first.get(words, "")
+        said.append(
+            f"{first}: {words}" if count == 1 and first else f"{count} images: {words}; first {first}"
+        )
     return said
 
 
@@ -343,14 +355,15 @@ def describe_text(facts: Mapping[str, Any]) -> RenderableType:
         for label, count in facts["classes"].items():
             table.add_row(Text(label), f"{count:,}", f"{count / facts['cases']:.1%}")
         parts.append(table)
-    if facts["unreadable"]:
+    lost = [*facts["unreadable"], *facts.get("masks", {}).get("unfit", [])]
+    if lost:
         table = Table(title="Left out", title_justify="left")
         table.add_column("file", overflow="fold")
         table.add_column("why", overflow="fold")
-        for one in facts["unreadable"][:20]:
+        for one in lost[:20]:
             table.add_row(Text(one["source"]), Text(one["reason"]))
-        if len(facts["unreadable"]) > 20:
-            table.add_row(f"and {len(facts['unreadable']) - 20} more", "(all of them with --json)")
+        if len(lost) > 20:
+            table.add_row(f"and {len(lost) - 20} more", "(all of them with --json)")
         parts.append(table)
     parts += [Text(f"! {words}", style="yellow") for words in facts["warnings"]]
     return Group(*parts)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from medspectrum import __version__, registry, store
-from medspectrum.case import Case, CaseSet, LeftOut, Task
-from medspectrum.errors import UserError
+from medspectrum.case import Case, CaseSet, LazyImage, LeftOut, Task
+from medspectrum.errors import UnreadableFile, UserError
 from medspectrum.outcome import Thumbnails, for_report, plain, write_left_out
 from medspectrum.plan import Plan
 from medspectrum.predictor import SavedPredictor, load_predictor
@@ -56,11 +56,12 @@ def predict(
             written = _register_pairs(saved, case_set.cases, Path(out or "predictions"))
             write_left_out(written / "left_out.csv", [asdict(x) for x in left_out])
             return _told(case_set.cases, written, saved, left_out)
-        predictions = saved.predictor.predict(case_set.cases)
-        written = task.write(predictions, case_set.cases, out, **({"format": format} if format else {}))
+        predictions, cases, failed = _predicted(saved, task, case_set.cases)
+        left_out += failed
+        written = task.write(predictions, cases, out, **({"format": format} if format else {}))
     beside = written if written.is_dir() else written.parent
     write_left_out(beside / "left_out.csv", [asdict(x) for x in left_out])
-    return _told(case_set.cases, written, saved, left_out)
+    return _told(cases, written, saved, left_out)
 
 
 def _told(
@@ -153,7 +154,8 @@ def evaluate(
         arrange = registry.find("task", task.name).facts.get("arrange")
         if arrange is not None:
             cases = arrange(task, cases, seed=seed)
-        predictions = saved.predictor.predict(cases)
+        predictions, cases, failed = _predicted(saved, task, cases)
+        left_out += failed
         judged = task.score(predictions, cases, seed=seed) | task.in_detail(predictions, cases, seed=seed)
     results = plain(
         {
@@ -193,15 +195,61 @@ def _open(
     left_out = list(case_set.left_out)
     cases: Sequence[Case] = case_set.cases
     if saved.model is not None:
-        images = [image for c in cases for image in task.seen(c)]
+        seen, lost = _seen(cases, task)
+        left_out += lost
+        cases = [c for c in cases if c.id in seen]
+        images = [image for c in cases for image in seen[c.id]]
         step = progress.step(f"embedding by {saved.facts['model']}")
         failed = {x.source: x for x in saved.model.ensure(images, progress=step, level=task.level)}
         left_out += failed.values()
-        cases = tuple(c for c in cases if not any(i.source in failed for i in task.seen(c)))
+        cases = tuple(c for c in cases if not any(i.source in failed for i in seen[c.id]))
     if not cases:
         told = f"; {left_out[0].source}: {left_out[0].reason}" if left_out else ""
         raise UserError(f"{data}: none of its {len(case_set.cases)} cases can be read{told}")
     return saved, task, CaseSet(case_set.name, case_set.layout, tuple(cases)), left_out
+
+
+def _seen(cases: Sequence[Case], task: Task) -> tuple[dict[str, Sequence[LazyImage]], list[LeftOut]]:
+    """What an encoder sees of each case by its id, and the cases that cannot even be opened."""
+    seen: dict[str, Sequence[LazyImage]] = {}
+    lost = []
+    for case in cases:
+        try:
+            seen[case.id] = task.seen(case)
+        except UnreadableFile as error:
+            lost.append(LeftOut(error.source, error.reason))
+        except UserError as error:
+            lost.append(LeftOut(case.id, str(error)))
+    return seen, lost
+
+
+def _predicted(
+    saved: SavedPredictor, task: Task, cases: Sequence[Case]
+) -> tuple[Any, Sequence[Case], list[LeftOut]]:
+    """Predictions, the cases they are of, and the cases that the predictor cannot take.
+
+    Raises UserError where it can take none.
+    """
+    if task.level == "pooled":
+        return saved.predictor.predict(cases), cases, []
+    try:
+        return saved.predictor.predict(cases), cases, []
+    except UserError:
+        pass  # one by one, to find out which
+    found, kept, failed = [], [], []
+    for case in cases:
+        try:
+            found += list(saved.predictor.predict([case]))
+            kept.append(case)
+        except UnreadableFile as error:
+            failed.append(LeftOut(error.source, error.reason))
+        except UserError as error:
+            failed.append(LeftOut(case.id, str(error)))
+    if not kept:
+        raise UserError(
+            f"none of the {len(cases)} cases can be predicted; {failed[0].source}: {failed[0].reason}"
+        )
+    return found, kept, failed
 
 
 def _judgeable(cases: Sequence[Case], task: Task, part: str | None) -> tuple[list[Case], list[LeftOut]]:

@@ -64,6 +64,7 @@ class Scan:
     kinds: Counter[str] = field(default_factory=Counter)
     channels: Counter[int] = field(default_factory=Counter)
     remarks: Counter[str] = field(default_factory=Counter)
+    remarked_first: dict[str, str] = field(default_factory=dict)
     unreadable: list[tuple[int, str, str]] = field(default_factory=list)
     decoded: int = 0
 
@@ -113,6 +114,7 @@ class FactStore:
         self.base.execute(
             "CREATE TABLE IF NOT EXISTS facts (key BLOB PRIMARY KEY, words TEXT, thumb BLOB) WITHOUT ROWID"
         )
+        self.base.execute("CREATE TABLE IF NOT EXISTS notes (key TEXT PRIMARY KEY, words TEXT) WITHOUT ROWID")
 
     def close(self) -> None:
         """Let go of the file."""
@@ -133,6 +135,16 @@ class FactStore:
         packed = [(key, _packed(facts), facts.thumb.tobytes()) for key, facts in rows]
         with self.base:
             self.base.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?, ?)", packed)
+
+    def note(self, key: str) -> str | None:
+        """What was noted under a key, or None."""
+        row = self.base.execute("SELECT words FROM notes WHERE key = ?", (key,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def put_note(self, key: str, words: str) -> None:
+        """Note something."""
+        with self.base:
+            self.base.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (key, words))
 
     def thumbs(self, keys: np.ndarray) -> np.ndarray:
         """(n, 32, 32) int8 for (n, 16) uint8 keys, in their order; zeros where one is missing."""
@@ -211,6 +223,8 @@ def scan(
                     found.unreadable.append((index, image.source, str(fact)))
                     continue
                 _enter(found, row, index, key, fact, cases[index].record)
+                for words in fact.remarks:
+                    found.remarked_first.setdefault(words, image.source)
                 row += 1
             done += len(part)
             if progress is not None:

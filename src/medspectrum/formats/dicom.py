@@ -197,13 +197,20 @@ def grid(paths: Sequence[str | Path]) -> Grid:
     return grid_of([dataset(Path(p), pixels=False, whole=True) for p in paths], [str(p) for p in paths])
 
 
+def _off_mm(grid: Grid) -> float:
+    """How far a plane lies from where the mean distance puts it, at most."""
+    even = np.linspace(grid.corners[0], grid.corners[-1], len(grid.corners))
+    return float(np.linalg.norm(grid.corners - even, axis=1).max())
+
+
 def _remark_on(grid: Grid) -> None:
     """Say where planes are unevenly spaced or the gantry was tilted."""
     lengths = np.linalg.norm(np.diff(grid.corners, axis=0), axis=1)
     if lengths.max() - lengths.min() > 0.1 * np.median(lengths):
         remark(
             f"has uneven gaps between slices ({lengths.min():.2f} to {lengths.max():.2f} mm): slices may be "
-            "missing; their mean distance was taken"
+            f"missing; their mean distance was taken, which is up to {_off_mm(grid):.1f} mm off: send the "
+            "series again if it should be whole"
         )
     tilt = shear_degrees(grid.affine)
     if tilt > SHEARED_DEGREES:

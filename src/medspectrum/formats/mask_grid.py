@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from medspectrum.case import LazyImage
 from medspectrum.errors import UserError
+from medspectrum.formats.safety import NOT_FINITE, remarks
 from medspectrum.image import Image
 
 _SAME_PLACE_MM = 1e-2
@@ -21,6 +23,11 @@ def on_grid(mask: Image, image: Image, mask_source: str, image_source: str) -> n
     if not known:
         if labels.shape != image.size:
             raise UserError(_differs("shape", mask_source, labels.shape, image_source, image.size))
+        if image.spacing_known and image.is_volume:
+            raise UserError(
+                f"{mask_source}: tells no voxel size and directions while its image {image_source} does, so "
+                "it is not known which way round it lies; save it with its image's affine"
+            )
         return labels
     # where each voxel of the image lies in the mask: a permutation with signs, where the grids are one
     turn = np.linalg.inv(mask.affine) @ image.affine
@@ -50,6 +57,17 @@ def on_grid(mask: Image, image: Image, mask_source: str, image_source: str) -> n
             "together, or resample the mask to its image's grid"
         )
     return np.ascontiguousarray(turned)
+
+
+def read_mask(mask: LazyImage) -> Image:
+    """The mask as it lies in its file. Raises UserError where it holds NaN, which stand for no label."""
+    with remarks() as said:
+        image = mask.load()
+    if NOT_FINITE in said:
+        raise UserError(
+            f"{mask.source}: holds NaN or infinite values; a mask holds whole numbers: save 0 for nothing"
+        )
+    return image
 
 
 def label_values(mask: Image, source: str) -> np.ndarray:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from medspectrum.errors import UnreadableFile
-from medspectrum.formats.safety import MAX_BYTES, check_bytes, finite
+from medspectrum.formats.safety import MAX_BYTES, check_bytes, finite, remark
 from medspectrum.image import Image
 from medspectrum.store import write_bytes
 
@@ -99,8 +99,32 @@ def _image(loaded: object, path: Path) -> Image:
     array = array.reshape(array.shape + (1,) * (3 - array.ndim)) if array.ndim < 3 else array
     array = array.reshape(*array.shape[:3], -1).T  # (C, Z, Y, X)
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
-    affine, known = affine_of(loaded.affine)  # type: ignore[attr-defined]
+    if array.shape[0] > 4 or array.shape[0] == 2:
+        remark(
+            f"holds {array.shape[0]} volumes along further axes (times or channels), which are taken for "
+            "channels of one image; where they are times, save the one to look at as a file of its own"
+        )
+    header = getattr(loaded, "header", None)
+    affine, known = place_of(header) if hasattr(header, "get_best_affine") else affine_of(loaded.affine)  # type: ignore[attr-defined]
+    if not known:
+        remark(
+            "has an affine that places nothing (it is singular or not finite), so its voxel size and "
+            "directions are not known; export it again with a right one"
+        )
     return Image(finite(array, path), affine, spacing_known=known)
+
+
+def place_of(header: Any) -> tuple[np.ndarray, bool]:
+    """The affine of a header of NIfTI or Analyze: its sform or qform, the first that places anything."""
+    best = header.get_best_affine()
+    found, known = affine_of(best)
+    if known or not hasattr(header, "get_qform"):
+        return found, known
+    try:
+        other = header.get_qform(coded=True)[0]
+    except ValueError:  # a quaternion that is none
+        other = None
+    return (found, known) if other is None else affine_of(other)
 
 
 def affine_of(given: Any) -> tuple[np.ndarray, bool]:

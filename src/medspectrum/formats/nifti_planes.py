@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from medspectrum.errors import UnreadableFile
-from medspectrum.formats.nifti import HEADER_BYTES, affine_of, header_of
+from medspectrum.formats.nifti import HEADER_BYTES, header_of, place_of
 from medspectrum.formats.safety import check_bytes
 
 CHUNK_BYTES = 1 << 20
@@ -56,7 +56,7 @@ def opened(path: Path) -> NiftiFile:
     check_bytes(given, int(kind.itemsize), path)
     shape = (*given, 1, 1, 1)[:3]
     scale, shift = header.get_slope_inter()
-    affine, known = affine_of(header.get_best_affine())
+    affine, known = place_of(header)
     return NiftiFile(
         path=path,
         packed=packed,

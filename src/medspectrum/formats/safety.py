@@ -16,6 +16,8 @@ MAX_PIXELS = 178_956_970
 MAX_BYTES = 4 * 2**30
 """Bytes of one decoded volume, clip or archive member."""
 
+NOT_FINITE = "holds NaN or infinite values, taken as its lowest value"
+
 _remarks: ContextVar[list[str] | None] = ContextVar("remarks", default=None)
 
 
@@ -50,7 +52,7 @@ def finite(array: np.ndarray, source: object) -> np.ndarray:
         return array
     if not good.any():
         raise UnreadableFile(source, "holds no finite value (all NaN or infinite); export it again")
-    remark("holds NaN or infinite values, taken as its lowest value")
+    remark(NOT_FINITE)
     return np.where(good, array, array[good].min()).astype(array.dtype)
 
 

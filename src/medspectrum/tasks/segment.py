@@ -15,14 +15,15 @@ from medspectrum.case import Case, LazyImage, MaskTarget, label_order
 from medspectrum.engine import planes
 from medspectrum.errors import UserError
 from medspectrum.formats import paths_of
-from medspectrum.formats.mask_grid import label_values, on_grid
+from medspectrum.formats.mask_grid import label_values, on_grid, read_mask
 from medspectrum.formats.masks import mask_suffix, write_mask
+from medspectrum.image import SHEARED_DEGREES, Image, shear_degrees
 from medspectrum.labelmap import LabelMap
 from medspectrum.metrics.bootstrap import RESAMPLES, resampled
 from medspectrum.registry import task
 from medspectrum.tasks._centres import by_centre
 
-REPORTED = ("dice", "iou", "nsd", "hd95_mm", "assd_mm", "sensitivity", "precision")
+REPORTED = ("dice", "iou", "nsd", "hd95_mm", "assd_mm", "sensitivity", "precision", "lesion_f1")
 DISTANCES = ("hd95_mm", "assd_mm")
 BACKGROUND = ("background", "bg")
 MOST_LABELS = 254
@@ -51,9 +52,11 @@ class Segment:
                 "most: give label maps, not grey pictures"
             )
         if primary not in REPORTED or primary in DISTANCES:
-            raise UserError(f"{primary!r} cannot decide; use dice, iou, nsd, sensitivity or precision")
+            raise UserError(
+                f"{primary!r} cannot decide; use dice, iou, nsd, sensitivity, precision or lesion_f1"
+            )
         self.classes, self.values, self.primary = tuple(classes), tuple(int(v) for v in values), primary
-        self._kept: dict[str, tuple[LabelMap, tuple[float, float, float]]] = {}
+        self._kept: dict[str, tuple[LabelMap, np.ndarray]] = {}
         self._why: dict[str, str] = {}
 
     @classmethod
@@ -69,10 +72,10 @@ class Segment:
         if not named:
             for mask in masks:
                 try:
-                    found = np.unique(_whole(mask.mask))
+                    found = np.unique(label_values(read_mask(mask.mask), mask.mask.source))
                 except UserError:
                     continue  # named when the case is looked at by itself
-                named.update({int(v): str(int(v)) for v in found})
+                named.update({int(v): str(int(v)) for v in found if v > 0})
         wanted = {v: n for v, n in named.items() if v != 0 and n.strip().lower() not in BACKGROUND}
         order = sorted(wanted, key=lambda v: (v, label_order(wanted[v])))
         return cls([wanted[v] for v in order], order)
@@ -88,12 +91,17 @@ class Segment:
             return "has no mask"
         if case.id not in self._kept and case.id not in self._why:
             try:
-                image, mask = grid_of(case).load(), asked.mask.load()
+                image, mask = grid_of(case).load(), read_mask(asked.mask)
                 labels = on_grid(mask, image, asked.mask.source, grid_of(case).source)
-                self._kept[case.id] = LabelMap.of(self._indices(labels, asked)), image.spacing_mm
+                self._kept[case.id] = LabelMap.of(self._indices(labels, asked)), image.affine
             except UserError as error:
                 self._why[case.id] = str(error)
         return self._why.get(case.id, "")
+
+    def forget(self, case: Case) -> None:
+        """Let go of the case's label map; it is read again where it is asked for."""
+        self._kept.pop(case.id, None)
+        self._why.pop(case.id, None)
 
     def _indices(self, labels: np.ndarray, asked: MaskTarget) -> np.ndarray:
         """Values of the mask as indices, 0 for background."""
@@ -123,7 +131,8 @@ class Segment:
         asked = case.asked(MaskTarget)
         return asked.mask.key() if asked else ""
 
-    def _truth(self, case: Case) -> tuple[LabelMap, tuple[float, float, float]]:
+    def _truth(self, case: Case) -> tuple[LabelMap, np.ndarray]:
+        """The true label map, and the affine of its grid."""
         why = self.lacking(case)
         if why:
             raise UserError(f"case {case.id}: {why}")
@@ -216,18 +225,13 @@ class Segment:
 
     def tables(self, predictions: Sequence[LabelMap], cases: Sequence[Case]) -> dict[str, np.ndarray]:
         """Scores of each case and label, (n, k); NaN where the score does not apply."""
-        from medspectrum.metrics.segmentation import segmentation_scores
-
         if len(predictions) != len(cases) or not len(cases):
             raise ValueError(f"{len(cases)} cases need as many label maps; got {len(predictions)}")
         tables = {name: np.full((len(cases), len(self.classes)), np.nan) for name in REPORTED}
         labels = range(1, len(self.classes) + 1)
         for row, (found, case) in enumerate(zip(predictions, cases, strict=True)):
-            truth, spacing = self._truth(case)
-            scores = segmentation_scores(
-                found.array(), truth.array(), labels, spacing_mm=spacing, tolerance_mm=TOLERANCE_MM
-            )
-            diagonal = float(np.linalg.norm(np.array(truth.shape) * spacing))
+            truth, affine = self._truth(case)
+            scores, diagonal = _scored(found.array(), truth.array(), labels, affine)
             for column, label in enumerate(labels):
                 for name in REPORTED:
                     value = scores[label][name]
@@ -277,8 +281,42 @@ def file_name(case: Case, taken: set[str]) -> str:
     return name
 
 
-def _whole(mask: LazyImage) -> np.ndarray:
-    return label_values(mask.load(), mask.source)
+def _scored(
+    found: np.ndarray, truth: np.ndarray, labels: Sequence[int], affine: np.ndarray
+) -> tuple[dict[int, dict[str, float]], float]:
+    """Scores by label, and the diagonal of the grid in mm.
+
+    On a sheared grid (tilted gantry) overlaps are counted voxel by voxel as ever, and distances once both
+    maps were straightened, nearest neighbours taken: the axes would not be at right angles else.
+    """
+    from medspectrum.metrics.segmentation import SURFACE_SCORES, segmentation_scores
+
+    straight = Image(truth[None], affine)
+    spacing = straight.spacing_mm
+    diagonal = float(np.linalg.norm(np.array(truth.shape) * spacing))
+    scores = segmentation_scores(
+        found, truth, labels, spacing_mm=spacing, tolerance_mm=TOLERANCE_MM, lesions=True
+    )
+    if shear_degrees(affine) > SHEARED_DEGREES:
+        from medspectrum.formats.resampled import load_resampled
+
+        depth = abs(float(np.linalg.det(affine[:3, :3]))) / (spacing[1] * spacing[2])
+        upright = (depth, *spacing[1:])
+        predicted, true = (
+            load_resampled(
+                Image(
+                    np.pad(m, 1)[None].astype(np.uint8), affine
+                ),  # nothing beyond, whatever lies at the edge
+                spacing_mm=upright,
+                orientation=None,
+                nearest=True,
+            ).array[0]
+            for m in (found, truth)
+        )
+        measured = segmentation_scores(predicted, true, labels, spacing_mm=upright, tolerance_mm=TOLERANCE_MM)
+        for label in labels:
+            scores[label] |= {name: measured[label][name] for name in SURFACE_SCORES}
+    return scores, diagonal
 
 
 def mean_of_cases(table: np.ndarray, weights: np.ndarray | None) -> Any:
