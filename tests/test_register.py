@@ -93,7 +93,7 @@ def test_a_smooth_motion_is_found(method):
     dice = np.mean(list(carried_dice(brought.array, truth.array).values()))
     before = np.mean(list(carried_dice(labels.array, truth.array).values()))
     assert before < 0.75
-    assert dice > (0.85 if method.startswith("itk_") else 0.9)
+    assert dice > (0.9 if method == "convex_adam" else 0.85)  # demons work at half the resolution
     assert folding_fraction(found.field, fixed.affine) < 0.005
 
 

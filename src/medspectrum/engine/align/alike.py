@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from medspectrum.engine.align.grid import Grid, resampled, shrunk, within_points
+from medspectrum.engine.align.grid import Grid, own_spacing, resampled, shrunk, within_points
 from medspectrum.engine.align.mind import mind
 from medspectrum.image import Image
 
@@ -38,9 +38,3 @@ def local_correlation(a: Any, b: Any, covered: Any) -> float:
     x, y = x - x.mean(), y - y.mean()
     spread = float((x.square().sum() * y.square().sum()).sqrt())
     return float((x * y).sum()) / spread if spread > 0 else 0.0
-
-
-def own_spacing(image: Image, grid: Grid) -> tuple[float, float, float]:
-    """How fine an image need be along its own axes to be read on a lattice: that one's finest spacing."""
-    finest = min(grid.spacing_mm)
-    return tuple(max(finest, s) for s in image.spacing_mm)  # type: ignore[return-value]

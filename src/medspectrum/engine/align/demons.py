@@ -2,9 +2,9 @@
 
 Every round reads the moving image through the field, pushes each voxel along the mean of both images'
 slopes (Vercauteren et al., "Diffeomorphic demons: efficient non-parametric image registration",
-NeuroImage 45, 2009: the symmetric force of equation 12 there, its steps composed), and smooths. It ends
-at half the resolution: a smooth field says no more at the full one, and an eighth of the voxels is an
-eighth of the time.
+NeuroImage 45, 2009: the symmetric force of equation 12 there, its steps composed), and smooths. It is given
+half the resolution (``demons_field``): a smooth field says little more at the full one, and an
+eighth of the voxels is an eighth of the time.
 """
 
 from __future__ import annotations
@@ -12,15 +12,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from medspectrum.engine.align.move import coarsened, moved, pooled, resized
+import numpy as np
+
+from medspectrum.engine.align.grid import grid_of, own_spacing, resampled, shrunk, working_grid
+from medspectrum.engine.align.move import coarsened, finished, moved, pooled, resized
 from medspectrum.engine.align.smooth import gaussian, slopes
+from medspectrum.image import Image
+
+LEVELS = (2, 12), (1, 20)
+MOST_VOXELS, LEAST_VOXELS = 130_000, 8_000
+SMALL_VOXELS = 40_000
+SMOOTH, SMOOTH_SMALL = 1.2, 0.8
+"""Of fields on large and on small lattices: where an organ is few voxels wide, the field bends within them."""
 
 
 def demons(
     fixed: Any,
     moving: Any,
     *,
-    levels: Sequence[tuple[int, int]] = ((4, 30), (2, 30)),
+    levels: Sequence[tuple[int, int]] = LEVELS,
     smooth: float = 1.2,
     smooth_step: float = 0.7,
     longest: float = 0.6,
@@ -53,3 +63,24 @@ def demons(
             field = gaussian(moved(field, step) + step, [smooth] * 3)
         field = field * scale
     return field
+
+
+def demons_field(
+    moving: Image, fixed: Image, first: np.ndarray, *, most_voxels: int = MOST_VOXELS
+) -> np.ndarray:
+    """(Z, Y, X, 3) on the fixed grid, RAS mm: the dense step of ``demons`` alone.
+
+    moving, fixed: one channel, prepared by ``mind.grey``. first: (4, 4), where it begins. It works at half
+    the fixed image's resolution, on ``most_voxels`` at most.
+    """
+    whole = grid_of(fixed)
+    half = int(np.prod(whole.size)) // 2 ** sum(n > 1 for n in whole.size)
+    grid = working_grid(whole, min(most_voxels, max(LEAST_VOXELS, half)))
+    there = resampled(shrunk(moving, own_spacing(moving, grid)), grid, first)
+    here = resampled(shrunk(fixed, grid.spacing_mm), grid)
+    small = np.prod(grid.size) <= SMALL_VOXELS
+    if small:
+        field = demons(here, there, smooth=SMOOTH_SMALL, smooth_step=0.5, longest=1.0)
+    else:
+        field = demons(here, there, levels=((2, 30), (1, 30)), smooth=SMOOTH)
+    return finished(field, grid, whole, first)

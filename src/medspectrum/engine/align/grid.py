@@ -17,6 +17,7 @@ import numpy as np
 from medspectrum.image import Image
 
 _SLAB_POINTS = 2_000_000
+_ROUNDING = 1e-6  # of single precision, so that a point on the edge stays inside
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,20 @@ def plane_of(grid: Grid, axis: int, place: int) -> Grid:
     return Grid(size, affine)  # type: ignore[arg-type]
 
 
+def working_grid(fixed: Grid, most_voxels: int) -> Grid:
+    """A lattice over the same box of at most about that many voxels, as even in spacing as can be."""
+    spacing = np.array(fixed.spacing_mm)
+    count = int(np.prod(fixed.size))
+    if count <= most_voxels:
+        return fixed
+    low, high = float(spacing.min()), float((spacing * np.array(fixed.size)).max())
+    for _ in range(40):
+        middle = (low + high) / 2
+        size = fixed.with_spacing(tuple(np.maximum(spacing, middle))).size  # type: ignore[arg-type]
+        low, high = (middle, high) if np.prod(size) > most_voxels else (low, middle)
+    return fixed.with_spacing(tuple(np.maximum(spacing, high)))  # type: ignore[arg-type]
+
+
 def shrunk(image: Image, spacing_mm: tuple[float, float, float]) -> Image:
     """The image as float32 with voxels no finer than asked, by averaging; never enlarged.
 
@@ -92,6 +107,12 @@ def shrunk(image: Image, spacing_mm: tuple[float, float, float]) -> Image:
     return Image(array.numpy(), smaller.affine, image.modality, image.spacing_known)
 
 
+def own_spacing(image: Image, grid: Grid) -> tuple[float, float, float]:
+    """How fine an image need be along its own axes to be read on a lattice: that one's finest spacing."""
+    finest = min(grid.spacing_mm)
+    return tuple(max(finest, s) for s in image.spacing_mm)  # type: ignore[return-value]
+
+
 def between(from_affine: np.ndarray, to_affine: np.ndarray, through: np.ndarray | None = None) -> np.ndarray:
     """(4, 4): voxels of one lattice to voxels of another, by way of a map of RAS mm (identity if None)."""
     middle = np.eye(4) if through is None else through
@@ -103,11 +124,19 @@ def resampled(image: Image, grid: Grid, through: np.ndarray | None = None, *, fi
     import torch
 
     voxel = between(grid.affine, image.affine, through)
-    made = torch.empty((image.array.shape[0], *grid.size))
+    here, there = np.array(grid.size[::-1], float), np.array(image.size[::-1], float)  # x, y, z
+    # grid_sample counts both lattices from -1 to 1, edge to edge
+    theta = np.empty((3, 4))
+    theta[:, :3] = voxel[:3, :3] * here / there[:, None]
+    theta[:, 3] = (2 * (voxel[:3, 3] + voxel[:3, :3] @ ((here - 1) / 2)) + 1) / there - 1
+    points = torch.nn.functional.affine_grid(
+        torch.from_numpy(theta.astype(np.float32))[None], [1, 1, *grid.size], align_corners=False
+    )
     source = torch.from_numpy(np.ascontiguousarray(image.array, np.float32))
-    for part, points in _lattice(grid.size, voxel):
-        made[:, part] = linear(source, points, fill=fill)
-    return made
+    made = torch.nn.functional.grid_sample(
+        source[None], points, mode="bilinear", padding_mode="border", align_corners=False
+    )[0]
+    return torch.where((points[0].abs() <= 1 + _ROUNDING).all(dim=-1), made, made.new_tensor(fill))
 
 
 def inside(image: Grid, grid: Grid, through: np.ndarray | None = None) -> Any:

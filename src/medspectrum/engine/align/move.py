@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from medspectrum.engine.align.grid import Grid, lattice_points, lattice_slabs, linear
+from medspectrum.engine.align.grid import Grid, lattice_points, lattice_slabs
 from medspectrum.engine.align.smooth import gaussian
 
 
@@ -107,18 +107,28 @@ def unfolded(field: Any, *, most: float = 0.002, floor: float = 0.05) -> Any:
 def in_mm(field: Any, lattice: Grid, fixed: Grid, start: np.ndarray) -> np.ndarray:
     """(Z, Y, X, 3) float32 on the fixed grid, RAS mm: the whole move from fixed to moving points.
 
-    field: in voxels of its working lattice, read linearly there. start: the affine (RAS mm) that follows
-    it. So the point ``start(p + field(p))`` of the moving image belongs to p.
+    field: in voxels of its working lattice, which lies over the fixed grid's box; read linearly there.
+    start: the affine (RAS mm) that follows it. So the point ``start(p + field(p))`` of the moving image
+    belongs to p.
     """
     import torch
 
-    turn = torch.from_numpy(lattice.affine[:3, :3].T.copy())
-    matrix = torch.from_numpy(np.asarray(start, float))
-    made = np.empty((*fixed.size, 3), np.float32)
-    to_lattice = np.linalg.inv(lattice.affine) @ fixed.affine
-    for part in lattice_slabs(fixed.size):
-        here = lattice_points(part, fixed.size, fixed.affine)
-        move = linear(field, lattice_points(part, fixed.size, to_lattice), fill=None)
-        there = here + move.permute(1, 2, 3, 0).double() @ turn
-        made[part] = (there @ matrix[:3, :3].T + matrix[:3, 3] - here).float().numpy()
+    turn = torch.from_numpy((start[:3, :3] @ lattice.affine[:3, :3]).astype(np.float32))
+    turned = (turn @ field.reshape(3, -1)).reshape(field.shape)
+    made = np.ascontiguousarray(resized(turned, fixed.size).permute(1, 2, 3, 0).numpy())
+    rest = np.asarray(start, float) - np.eye(4)
+    if rest.any():
+        for part in lattice_slabs(fixed.size):
+            made[part] += lattice_points(part, fixed.size, rest @ fixed.affine).float().numpy()
     return made
+
+
+def finished(field: Any, grid: Grid, fixed: Grid, first: np.ndarray) -> np.ndarray:
+    """Folds smoothed away on the field's own lattice, then millimetres on the fixed grid."""
+    import torch
+
+    size = tuple(field.shape[1:])
+    scale = torch.tensor([n / m for n, m in zip(grid.size[::-1], size[::-1], strict=True)])
+    scale = scale[:, None, None, None]
+    own = grid.with_size(size)  # type: ignore[arg-type]
+    return in_mm(unfolded(field / scale), own, fixed, first)

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from medspectrum.engine.align.affine import matched
-from medspectrum.engine.align.alike import local_correlation, mind_distance, own_spacing
-from medspectrum.engine.align.demons import demons
+from medspectrum.engine.align.alike import local_correlation, mind_distance
+from medspectrum.engine.align.demons import demons_field
 from medspectrum.engine.align.dense import convex_start, refine
-from medspectrum.engine.align.grid import Grid, grid_of, inside, resampled, shrunk
+from medspectrum.engine.align.grid import Grid, grid_of, inside, own_spacing, resampled, shrunk, working_grid
 from medspectrum.engine.align.mind import constant, grey, locally_normalised, mind
-from medspectrum.engine.align.move import in_mm, resized, unfolded
+from medspectrum.engine.align.move import finished, in_mm, resized
 from medspectrum.engine.align.polish import polished
 from medspectrum.engine.threads import one_blas_thread, one_torch_thread
 from medspectrum.errors import UserError
@@ -107,16 +107,16 @@ def align(
         if kind == "affine":
             first = matched(fine_a, fine_b, coarse, first, rigid=False, rounds=((4, 2), (3, 2), (3, 2)))
             first = polished(fine_a, fine_b, coarse, first, rigid=False)
-    grid = working_grid(grid_of(b), most_voxels)
     if method in STILL:
         import torch
 
-        found_field = in_mm(torch.zeros((3, 1, 1, 1)), grid.with_size((1, 1, 1)), grid_of(b), first)
+        one = grid_of(b).with_size((1, 1, 1))
+        found_field = in_mm(torch.zeros((3, 1, 1, 1)), one, grid_of(b), first)
+    elif method == "demons":
+        found_field = demons_field(a, b, first, most_voxels=most_voxels)
     else:
-        if method == "demons":
-            found_field = _demons(a, b, grid, first)
-        else:
-            found_field = _convex_adam(a, b, grid, first, features, feature_weight, stiffness)
+        grid = working_grid(grid_of(b), most_voxels)
+        found_field = _convex_adam(a, b, grid, first, features, feature_weight, stiffness)
     return _told(moving, fixed, found_field, first, method, start, overlap, began)
 
 
@@ -144,7 +144,7 @@ def _convex_adam(
     block = [max(1, round(3 / s)) for s in aspect]
     field = convex_start(b, a, block=block, reach=2)
     field = refine(b, a, field, stiffness=stiffness, covered=covered, aspect=aspect)
-    return _finished(field, grid, grid_of(fixed), first)
+    return finished(field, grid, grid_of(fixed), first)
 
 
 def _described(moving: Any, fixed: Any, covered: Any, aspect: list[float]) -> tuple[Any, Any]:
@@ -156,38 +156,6 @@ def _described(moving: Any, fixed: Any, covered: Any, aspect: list[float]) -> tu
     if local_correlation(bright[0], bright[1], covered) < LEAST_CORRELATION:
         return a, b
     return torch.cat((a, 0.5 * bright[0])), torch.cat((b, 0.5 * bright[1]))
-
-
-def _demons(moving: Image, fixed: Image, grid: Grid, first: np.ndarray) -> np.ndarray:
-    there = resampled(shrunk(moving, own_spacing(moving, grid)), grid, first)
-    here = resampled(shrunk(fixed, grid.spacing_mm), grid)
-    field = demons(here, there, levels=((2, 30), (1, 30)))
-    return _finished(field, grid, grid_of(fixed), first)
-
-
-def _finished(field: Any, grid: Grid, fixed: Grid, first: np.ndarray) -> np.ndarray:
-    """Folds smoothed away on the field's own lattice, then millimetres on the fixed grid."""
-    import torch
-
-    size = tuple(field.shape[1:])
-    scale = torch.tensor([n / m for n, m in zip(grid.size[::-1], size[::-1], strict=True)])
-    scale = scale[:, None, None, None]
-    own = grid.with_size(size)  # type: ignore[arg-type]
-    return in_mm(unfolded(field / scale), own, fixed, first)
-
-
-def working_grid(fixed: Grid, most_voxels: int) -> Grid:
-    """A lattice over the same box of at most about that many voxels, as even in spacing as can be."""
-    spacing = np.array(fixed.spacing_mm)
-    count = int(np.prod(fixed.size))
-    if count <= most_voxels:
-        return fixed
-    low, high = float(spacing.min()), float((spacing * np.array(fixed.size)).max())
-    for _ in range(40):
-        middle = (low + high) / 2
-        size = fixed.with_spacing(tuple(np.maximum(spacing, middle))).size  # type: ignore[arg-type]
-        low, high = (middle, high) if np.prod(size) > most_voxels else (low, middle)
-    return fixed.with_spacing(tuple(np.maximum(spacing, high)))  # type: ignore[arg-type]
 
 
 def start_map(moving: Image, fixed: Image, start: str) -> np.ndarray:
