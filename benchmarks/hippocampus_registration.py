@@ -140,9 +140,7 @@ def main() -> None:
     ask = argparse.ArgumentParser(description=__doc__)
     ask.add_argument("--ways", nargs="*", default=CHOSEN, choices=list(WAYS))
     ask.add_argument("--pairs", type=int, default=100)
-    ask.add_argument(
-        "--peers", type=int, default=30, help="pairs that SimpleITK's ways and others but ours get"
-    )
+    ask.add_argument("--peers", type=int, default=30, help="pairs that other ways than convex_adam get")
     ask.add_argument("--seed", type=int, default=SEED)
     ask.add_argument("--again", action="store_true", help="measure anew what was kept")
     ask.add_argument("--save", action="store_true")

@@ -23,7 +23,7 @@ LEVELS = (2, 12), (1, 20)
 MOST_VOXELS, LEAST_VOXELS = 130_000, 8_000
 SMALL_VOXELS = 40_000
 SMOOTH, SMOOTH_SMALL = 1.2, 0.8
-"""Of fields on large and on small lattices: where an organ is few voxels wide, the field bends within them."""
+"""Of fields on large and on small lattices: where an organ is few voxels wide, the field bends in them."""
 
 
 def demons(
