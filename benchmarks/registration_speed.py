@@ -40,7 +40,7 @@ def made_pair(number: int) -> tuple[Image, Image, Image, Image]:
     from scipy.ndimage import gaussian_filter
 
     rng = np.random.default_rng(number)
-    _, labels = made_volume((SIDE,) * 3, rng)
+    _, labels = made_volume((SIDE, SIDE, SIDE), rng)
     clean = Image(np.linspace(-2, 2, CLASSES, dtype=np.float32)[labels][None], np.eye(4), "CT")
     field = np.stack([gaussian_filter(rng.standard_normal((SIDE,) * 3), 10) for _ in range(3)], axis=-1)
     field = (6 * field / np.abs(field).max()).astype(np.float32)
