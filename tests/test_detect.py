@@ -216,6 +216,20 @@ def test_cases_without_boxes_are_told():
     assert Detect(["a"]).target(empty).boxes.shape == (0, 4)
 
 
+def test_bad_annotations_of_coco_are_named(tmp_path):
+    folder = write_coco(tmp_path, 2)
+    document = json.loads((folder / "instances.json").read_text())
+    first = document["annotations"][0]
+    changes = [{"bbox": [1, 1, 0, 5]}, {"category_id": 77}, {"image_id": 55}]
+    document["annotations"] += [{**first, "id": 900 + i, **c} for i, c in enumerate(changes)]
+    (folder / "instances.json").write_text(json.dumps(document))
+    read = load(folder)
+    said = [one.reason for one in read.left_out]
+    assert ["without a size" in said[0], "category 77" in said[1], "image 55" in said[2]] == [True] * 3
+    assert [one.source.rpartition(" ")[2] for one in read.left_out] == ["900", "901", "902"]
+    assert len(read.cases) == 2
+
+
 def test_what_is_written_is_coco_and_reads_back(tmp_path):
     folder = write_coco(tmp_path / "data", 5)
     cases = load(folder).cases

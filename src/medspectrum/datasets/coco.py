@@ -76,7 +76,7 @@ def _read(
     try:
         names = {one["id"]: str(one["name"]) for one in said["categories"]}
         pictures = {one["id"]: str(one["file_name"]) for one in said["images"]}
-        boxes, labels, wrong = _boxes(said["annotations"], names)
+        boxes, labels, wrong = _boxes(said["annotations"], names, pictures)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{document}: is not as COCO describes it ({type(error).__name__}: {error})"
@@ -99,7 +99,7 @@ def _read(
 
 
 def _boxes(
-    annotations: Any, names: dict[Any, str]
+    annotations: Any, names: dict[Any, str], pictures: dict[Any, str]
 ) -> tuple[dict[Any, list[Any]], dict[Any, list[str]], list[Any]]:
     """Boxes and labels by image; those without a size or category are named apart."""
     boxes: dict[Any, list[tuple[float, float, float, float]]] = defaultdict(list)
@@ -111,6 +111,8 @@ def _boxes(
             wrong.append((one.get("id"), "has a box without a size"))
         elif one["category_id"] not in names:
             wrong.append((one.get("id"), f"names a category {one['category_id']} that is not listed"))
+        elif one["image_id"] not in pictures:
+            wrong.append((one.get("id"), f"names an image {one['image_id']} that is not listed"))
         else:
             boxes[one["image_id"]].append((x, y, x + w, y + h))
             labels[one["image_id"]].append(names[one["category_id"]])
