@@ -1,6 +1,6 @@
 """Blood cells in boxes: our detector beside torchvision's, on the data set's own test split.
 
-    python benchmarks/bccd.py DATA [CPU_SECONDS]
+    python benchmarks/bccd.py DATA [CPU_SECONDS [EPOCHS [PARTS]]]
 
 DATA is the BCCD folder (Pascal VOC). All learn from the training part at 320 pixels, in one process and one
 thread each, which run at once; settings were chosen on the validation part. torchvision's Faster R-CNN gets
@@ -25,8 +25,8 @@ import torch
 from measurement import save
 
 SIDE = 320
-SETTINGS = {"epochs": 15.0, "learning_rate": 5e-4, "head_learning_rate": 2e-3, "any_way_up": True}
-PARTS = ("full_detector", "detector", "torchvision")
+SETTINGS = {"learning_rate": 5e-4, "head_learning_rate": 2e-3, "any_way_up": True}
+PARTS = "full_detector,detector,torchvision"
 
 
 def task_and_cases(data: Path):
@@ -38,12 +38,12 @@ def task_and_cases(data: Path):
     return Detect.of(cases), parts
 
 
-def ours(name: str, data: Path, cache: Path) -> dict:
+def ours(name: str, data: Path, epochs: float, cache: Path) -> dict:
     from medspectrum import registry
     from medspectrum.models import resolve
 
     task, parts = task_and_cases(data)
-    settings = SETTINGS if name == "full_detector" else {"any_way_up": True}
+    settings = {**SETTINGS, "epochs": epochs} if name == "full_detector" else {"any_way_up": True}
     model = resolve("efficientnet-lite0", size=SIDE, cache=cache)
     wall, cpu = time.perf_counter(), time.process_time()
     predictor = registry.find("method", name).thing(model, parts["train"], task, seed=0, **settings)
@@ -193,22 +193,33 @@ def torchvisions(data: Path, allowed: float) -> dict:
 
 def main() -> None:
     if sys.argv[1] == "--one":
-        _, _, name, data, allowed, out = sys.argv
+        _, _, name, data, allowed, epochs, out = sys.argv
         torch.set_num_threads(1)
         place = Path(out)
         made = (
             torchvisions(Path(data), float(allowed))
             if name == "torchvision"
-            else ours(name, Path(data), place.parent / "cache")
+            else ours(name, Path(data), float(epochs), place.parent / "cache")
         )
         place.write_text(json.dumps(made))
         return
-    data, allowed = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else "600"
+    data, allowed, epochs, chosen = [*sys.argv[1:], *("600", "15", PARTS)[len(sys.argv) - 2 :]]
     with tempfile.TemporaryDirectory() as folder:
         running = {}
-        for name in PARTS:
+        for name in chosen.split(","):
             place = Path(folder) / f"{name}.json"
-            command = [sys.executable, "-W", "ignore", __file__, "--one", name, data, allowed, str(place)]
+            command = [
+                sys.executable,
+                "-W",
+                "ignore",
+                __file__,
+                "--one",
+                name,
+                data,
+                allowed,
+                epochs,
+                str(place),
+            ]
             running[name] = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}), place
         found = {}
         for name, (process, place) in running.items():
