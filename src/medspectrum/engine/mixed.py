@@ -10,22 +10,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-
-def worthwhile() -> bool:
-    """True where this processor multiplies bfloat16 natively."""
-    import torch
-
-    asked = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return bool(asked is not None and asked())
+from medspectrum.engine.precision import native_bf16
 
 
 @contextmanager
 def mixed(*, enabled: bool | None = None) -> Iterator[None]:
-    """Inside, networks run in bfloat16 save for grouped convolutions; no change where not worthwhile."""
+    """Inside, networks run in bfloat16 save for grouped convolutions; no change where that is no gain."""
     import torch
     from torch.overrides import TorchFunctionMode
 
-    if not (worthwhile() if enabled is None else enabled):
+    if not (native_bf16() if enabled is None else enabled):
         yield
         return
 
