@@ -20,8 +20,6 @@ def masks(
     A segment's name stands for one label in all cases; values follow the order of names. Objects that refer
     to no volume here are listed in ``left_out``.
     """
-    names = sorted({n for one in segmentations for n in one.segments.values()}, key=label_order)
-    values = tuple((name, number) for number, name in enumerate(names, 1))
     by_image = {h.uid: place for place, volume in enumerate(volumes) for h in volume if h.uid}
     by_series: dict[str, list[int]] = defaultdict(list)
     for place, volume in enumerate(volumes):
@@ -41,13 +39,16 @@ def masks(
             left_out.append(
                 LeftOut(one.path, "refers to a series that is not here; put its images beside it")
             )
+    here = [one for objects in found.values() for one in objects]
+    names = sorted({n for one in here for n in one.segments.values()}, key=label_order)
+    values = tuple((name, number) for number, name in enumerate(names, 1))
     told = []
     if several := sum(len(objects) > 1 for objects in found.values()):
         told.append(
             f"{several} series have several segmentation objects, which were laid over one another in the "
             "order of their names; where they overlap the last one counts"
         )
-    if overlapping := sum(one.overlap for objects in found.values() for one in objects):
+    if overlapping := sum(one.overlap for one in here):
         told.append(
             f"{overlapping} segmentation objects have segments that overlap; where they do, the one with the "
             "higher number counts"
