@@ -161,6 +161,7 @@ def main() -> None:
         "data": "MSD Task04 hippocampus, 208 training volumes",
         "seed": given.seed,
         "targets": TARGETS,
+        "load_average": [round(v, 1) for v in os.getloadavg()],  # seconds are wall clock: other work counts
         "ways": {way: told(found, pairs) for way, found in rows.items()},
         "convex_adam_on_the_pairs_of_others": told(rows["convex_adam"][: given.peers], pairs),
         "each_pair": {
