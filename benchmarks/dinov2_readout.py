@@ -114,7 +114,7 @@ def scored(rows: np.ndarray, labels: np.ndarray, groups) -> list[float]:
 
 def main() -> None:
     ask = argparse.ArgumentParser(description=__doc__)
-    ask.add_argument("--data", default=os.environ.get("MEDSPECTRUM_DATA", "/work/shared/data"))
+    ask.add_argument("--data", default=os.environ.get("MEDSPECTRUM_DATA") or "not-given")
     ask.add_argument("--cases", type=int, default=600)
     given = ask.parse_args()
     found: dict[str, dict[str, object]] = {}

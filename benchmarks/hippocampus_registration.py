@@ -29,7 +29,7 @@ from medspectrum.engine.align.pipeline import align
 from medspectrum.metrics.registration import folding_fraction, log_jacobian_std
 from medspectrum.metrics.segmentation import segmentation_scores
 
-DATA = Path(os.environ.get("MEDSPECTRUM_DATA", "/work/shared/data")) / "msd_hippocampus"
+DATA = Path(os.environ.get("MEDSPECTRUM_DATA") or "not-given") / "msd_hippocampus"
 SEED = 20261124
 LABELS = {1: "anterior", 2: "posterior"}
 TARGETS = {"dice": 0.75, "folding": 0.005, "seconds": 2.0}

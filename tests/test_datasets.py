@@ -14,7 +14,7 @@ from medspectrum.case import BoxTarget, ClassTarget, MaskTarget
 from medspectrum.datasets import load
 from medspectrum.errors import UserError
 
-DATA = Path(os.environ.get("MEDSPECTRUM_DATA", "/work/shared/data"))
+DATA = Path(os.environ.get("MEDSPECTRUM_DATA") or "not-given")
 shared = pytest.mark.skipif(not DATA.is_dir(), reason=f"no shared data at {DATA}")
 LAYOUTS = sorted(registry.entries("dataset"))
 

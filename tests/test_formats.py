@@ -13,7 +13,7 @@ from medspectrum.errors import UnreadableFile
 from medspectrum.formats import dicom, slide, video
 from medspectrum.formats.safety import remarks
 
-DATA = Path(os.environ.get("MEDSPECTRUM_DATA", "/work/shared/data"))
+DATA = Path(os.environ.get("MEDSPECTRUM_DATA") or "not-given")
 shared = pytest.mark.skipif(not (DATA / "dicom").is_dir(), reason=f"no shared data below {DATA}")
 
 

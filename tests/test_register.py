@@ -30,7 +30,7 @@ from medspectrum.metrics.registration import carried_dice, folding_fraction, lan
 from medspectrum.register import register
 
 SIZE = (36, 36, 36)
-DATA = Path(os.environ.get("MEDSPECTRUM_DATA", "/work/shared/data"))
+DATA = Path(os.environ.get("MEDSPECTRUM_DATA") or "not-given")
 INNER = (slice(6, -6),) * 3
 
 
