@@ -78,9 +78,9 @@ WAYS = {
     "same windows, body box": lambda n, v: our_way(n, v, body_box=True),
     "centre tiles, overlap 1/6": lambda n, v: our_way(n, v, mode="centre"),
     "centre tiles, overlap 1/4": lambda n, v: our_way(n, v, mode="centre", overlap=0.25),
-    "centre tiles, overlap 1/3": lambda n, v: our_way(n, v, mode="centre", overlap=1 / 3),
+    "centre tiles, overlap 1/2": lambda n, v: our_way(n, v, mode="centre", overlap=0.5),
 }
-CHOSEN = ["monai", "same windows", "centre tiles, overlap 1/6", "centre tiles, overlap 1/4"]
+CHOSEN = ["monai", "same windows", *(f"centre tiles, overlap {share}" for share in ("1/6", "1/4", "1/2"))]
 
 
 def worker(way: str, folder: Path) -> None:
