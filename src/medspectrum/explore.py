@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from medspectrum import __version__, registry, several, store
 from medspectrum.budgets import PARTS, Split, make_split, nested_budgets
@@ -96,17 +96,23 @@ def explore(
         {name: value for name, value in locals().items() if name in Plan.__dataclass_fields__},
     )
     started = time.monotonic()
-    run = _explore if len(settings.tasks) == 1 else _together
+    folder = store.cache_folder(cache)
     with progress_for(quiet=quiet) as progress:
-        return run(Path(data), Path(out), settings, store.cache_folder(cache), progress, started)
+        read = _cases(Path(data), settings, folder, progress)
+        run = _explore if len(settings.tasks) == 1 else _together
+        return run(read, Path(data), Path(out), settings, folder, progress, started)
+
+
+Read = tuple[CaseSet, dict[str, Any], list[LeftOut]]
+"""The cases that can be read, what is in the data, and what was left out."""
 
 
 def _together(
-    data: Path, out: Path, plan: Plan, folder: Path, progress: Progress, started: float
+    read: Read, data: Path, out: Path, plan: Plan, folder: Path, progress: Progress, started: float
 ) -> dict[str, Any]:
     """Each picture goes through each encoder once; then one exploration per task finds the features there."""
     plans = several.plans(plan)
-    case_set, facts, _ = _cases(data, plan, folder, progress)
+    case_set, facts, _ = read
     tasks = {own.task: registry.find("task", own.task).thing.of(case_set.cases) for own in plans}
     # a task that cuts its images into tiles of its own has nothing to share
     alike = [task for task in tasks.values() if not getattr(task, "side", 0)]
@@ -122,12 +128,14 @@ def _together(
     shared = (time.monotonic() - started) / len(plans)
     results = {
         own.task: _explore(
+            read,
             data,
             out / own.task,
             own,
             folder,
             progress,
             time.monotonic() - shared,
+            task=tasks[own.task],
             encoders=dict(encoders) if tasks[own.task] in alike else None,
         )
         for own in plans
@@ -142,10 +150,7 @@ def _together(
     return several.write(out, plan, data, results, embedding)
 
 
-def _cases(
-    data: Path, plan: Plan, folder: Path, progress: Progress
-) -> tuple[CaseSet, dict[str, Any], list[LeftOut]]:
-    """The cases that can be read, what is in the data, and what was left out."""
+def _cases(data: Path, plan: Plan, folder: Path, progress: Progress) -> Read:
     from medspectrum.datasets import load
     from medspectrum.describe import describe_cases, usable
 
@@ -156,6 +161,7 @@ def _cases(
 
 
 def _explore(
+    read: Read,
     data: Path,
     out: Path,
     plan: Plan,
@@ -163,12 +169,13 @@ def _explore(
     progress: Progress,
     started: float,
     *,
+    task: Task | None = None,
     encoders: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """One task. encoders: those that have seen the images already; chosen here where not given."""
-    case_set, facts, left_out = _cases(data, plan, folder, progress)
+    """One task, made here where not given. encoders: those that have seen the images; as the task."""
+    case_set, facts, left_out = read[0], read[1], list(read[2])
     asked = registry.find("task", plan.task)
-    task: Task = asked.thing.of(case_set.cases)
+    task = task or cast("Task", asked.thing.of(case_set.cases))
     why = {c.id: task.lacking(c) for c in case_set.cases}
     left_out.extend(LeftOut(name, reason) for name, reason in why.items() if reason)
     split = make_split(
