@@ -29,6 +29,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "unet": {
         "quick": {"voxels": 50_000},
         "long": {"voxels": 50_000, "features": 32, "epochs": 40, "most_steps": 3000},
+        "pair": {"voxels": 50_000, "features": 32, "epochs": 40, "most_steps": 2000, "members": 2},
     }
 }
 WANTED = {"full": 0.885, "5": 0.83, "1": 0.70}

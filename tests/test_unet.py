@@ -8,6 +8,7 @@ import pytest
 from made_outlines import outlined
 from medspectrum import registry
 from medspectrum.engine import patches, precision, unet
+from medspectrum.errors import UserError
 from medspectrum.tasks.segment import Segment
 
 torch = pytest.importorskip("torch")
@@ -77,6 +78,30 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(kind):
 
     assert bits(1) == bits(1)
     assert bits(1) != bits(2)
+
+
+@pytest.mark.parametrize("kind", ["plane", "volume"])
+def test_members_learn_apart_and_their_probabilities_are_averaged(kind):
+    cases = outlined(3, kind=kind)
+    task = Segment.of(cases)
+    entry = registry.find("method", "unet")
+    few = {"least_steps": 2, "most_steps": 2, "features": 8}
+    alone = [entry.thing(None, cases, task, seed=seed, **few) for seed in (1, 1001)]
+    both = entry.thing(None, cases, task, seed=1, members=2, **few)
+    arrays, settings = both.state()
+    for member, single in enumerate(alone):
+        for name, own in single.state()[0].items():
+            np.testing.assert_array_equal(arrays[f"members.{member}.{name}"], own)
+    seen = torch.randn((1, both.plan.channels, *both.plan.patch), generator=generator())
+    with torch.no_grad():
+        wanted = torch.stack([single.network(seen).softmax(dim=1) for single in alone]).mean(dim=0)
+        torch.testing.assert_close(both.network(seen), wanted)
+    restored = entry.facts["restore"](None, arrays, settings)
+    for told, kept in zip(restored.predict(cases), both.predict(cases), strict=True):
+        np.testing.assert_array_equal(told.array(), kept.array())
+    assert both.trained_parameters == 2 * alone[0].trained_parameters
+    with pytest.raises(UserError, match="give 1 or more"):
+        entry.thing(None, cases, task, members=0)
 
 
 def ball(size: tuple[int, ...]) -> patches.Sample:

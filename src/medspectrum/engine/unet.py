@@ -319,6 +319,24 @@ def without_supervision(trained: torch.nn.Module, plan: Design) -> torch.nn.Modu
     return made.eval()
 
 
+def together(members: Sequence[torch.nn.Module]) -> torch.nn.Module:
+    """One network that gives the mean of its members' probabilities; a single member is given as it is."""
+    import torch
+
+    if len(members) == 1:
+        return members[0]
+
+    class Together(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.members = torch.nn.ModuleList(members)
+
+        def forward(self, patches: torch.Tensor) -> torch.Tensor:
+            return torch.stack([one(patches).softmax(dim=1) for one in self.members]).mean(dim=0)
+
+    return Together().eval()
+
+
 def multiply_adds(plan: Design) -> float:
     """About how many multiplications one patch costs forwards: what training time goes with."""
     size = np.array(plan.patch, float)

@@ -12,7 +12,7 @@ import numpy as np
 from medspectrum import augment
 from medspectrum.case import Case, Model, Task
 from medspectrum.engine import patches, unet
-from medspectrum.engine.descend import Order, Rate, descend
+from medspectrum.engine.descend import Order, Rate, StepLoss, descend
 from medspectrum.engine.overlap_loss import deep_loss, overlap_loss
 from medspectrum.engine.precision import quick_training
 from medspectrum.errors import UserError
@@ -78,7 +78,7 @@ def _restore(_model: Model | None, arrays: dict[str, np.ndarray], settings: dict
     import torch
 
     plan = unet.Design.of(settings["plan"])
-    network = unet.network(plan, 0, deep=False)
+    network = unet.together([unet.network(plan, 0, deep=False) for _ in range(settings.get("members", 1))])
     mine = dict(network.named_parameters())
     if set(mine) != set(arrays) or any(tuple(mine[n].shape) != a.shape for n, a in arrays.items()):
         raise UserError("the saved weights do not fit the network of their plan; save the predictor again")
@@ -109,7 +109,7 @@ def _pictures_seen(labels: int, settings: Mapping[str, Any]) -> int:
         settings.get("least_steps", LEAST_STEPS),
         settings.get("most_steps", MOST_STEPS),
     )
-    return steps * BATCH[3]
+    return steps * BATCH[3] * settings.get("members", 1)
 
 
 @method(
@@ -136,15 +136,17 @@ def unet_from_scratch(
     weight_decay: float = 0.01,
     features: int = 0,
     voxels: int = 0,
+    members: int = 1,
 ) -> UNetPredictor:
     """Train a U-Net with random weights, planned from the labelled cases' spacing and size.
 
     epochs: passes over the cases, within ``least_steps`` and ``most_steps`` steps. learning_rate: peak.
     features: of the first stage. voxels: of a patch at most, for which the network is planned. Both 0 for the
-    plan's own number.
+    plan's own number. members: networks that begin and learn by chances of their own, one after the other,
+    and whose probabilities are averaged; each takes its own time.
     """
-    import torch
-
+    if members < 1:
+        raise UserError(f"members is {members}; give 1 or more")
     if not len(cases):
         raise UserError("there is no labelled case to learn from; label some or raise the budget.")
     labels = len(task.classes) + 1
@@ -155,9 +157,36 @@ def unet_from_scratch(
     )
     samples = [_sample(case, task, plan, seed + i) for i, case in enumerate(cases)]
     change = _turning(images, plan, len(cases))
-    network = unet.network(plan, seed)
+    steps = number_of_steps(len(cases), plan.axes, epochs, least_steps, most_steps)
+    trained = []
+    for member in range(members):
+        own = seed + 1000 * member
+        network = unet.network(plan, own)
+        fitted = descend(
+            network,
+            _loss_of_steps(network, plan, samples, change, own),
+            rates=[Rate(list(network.parameters()), learning_rate, weight_decay)],
+            steps=steps,
+            frozen_statistics=False,
+            seed=own,
+        )
+        trained.append(unet.without_supervision(network, plan))
+    settings = {"steps": fitted.steps * members, "seed": seed, "members": members}
+    return _predictor(unet.together(trained), plan, tuple(task.classes), settings)
+
+
+def _loss_of_steps(
+    network: torch.nn.Module,
+    plan: unet.Design,
+    samples: Sequence[patches.Sample],
+    change: patches.Turning,
+    seed: int,
+) -> StepLoss:
+    """The loss of a batch of new patches at each step."""
+    import torch
+
     layout = torch.channels_last if plan.axes == 2 else torch.channels_last_3d
-    network = network.to(memory_format=layout)  # type: ignore[call-overload]
+    network.to(memory_format=layout)  # type: ignore[call-overload]
     batch_cases = BATCH[plan.axes]
     order = Order(np.arange(len(samples)), seed)
 
@@ -172,16 +201,7 @@ def unet_from_scratch(
         deep = scores.ndim == plan.axes + 3
         return deep_loss(scores, answer) if deep else overlap_loss(scores, answer)
 
-    fitted = descend(
-        network,
-        step_loss,
-        rates=[Rate(list(network.parameters()), learning_rate, weight_decay)],
-        steps=number_of_steps(len(cases), plan.axes, epochs, least_steps, most_steps),
-        frozen_statistics=False,
-        seed=seed,
-    )
-    plain = unet.without_supervision(network, plan)
-    return _predictor(plain, plan, tuple(task.classes), {"steps": fitted.steps, "seed": seed})
+    return step_loss
 
 
 def _sample(case: Case, task: Task, plan: unet.Design, seed: int) -> patches.Sample:

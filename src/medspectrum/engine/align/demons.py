@@ -2,9 +2,11 @@
 
 Every round reads the moving image through the field, pushes each voxel along the mean of both images'
 slopes (Vercauteren et al., "Diffeomorphic demons: efficient non-parametric image registration",
-NeuroImage 45, 2009: the symmetric force of equation 12 there, its steps composed), and smooths. It is given
-half the resolution (``demons_field``): a smooth field says little more at the full one, and an
-eighth of the voxels is an eighth of the time.
+NeuroImage 45, 2009: the symmetric force of equation 12 there), adds the smoothed step to the field and
+smooths the sum. Steps are added, not composed as there: they are small, one reading of the field less is a
+third of a round, and folds are smoothed away at the end (``move.finished``). Large images are given at half
+their resolution (``demons_field``): a smooth field says little more at the full one, and an eighth of the
+voxels is an eighth of the time.
 """
 
 from __future__ import annotations
@@ -19,21 +21,21 @@ from medspectrum.engine.align.move import coarsened, finished, moved, pooled, re
 from medspectrum.engine.align.smooth import gaussian, slopes
 from medspectrum.image import Image
 
-LEVELS = (2, 12), (1, 20)
-MOST_VOXELS, LEAST_VOXELS = 130_000, 8_000
-SMALL_VOXELS = 40_000
-SMOOTH, SMOOTH_SMALL = 1.2, 0.8
-"""Of fields on large and on small lattices: where an organ is few voxels wide, the field bends in them."""
+MOST_VOXELS = 130_000
+SMALL_VOXELS = 80_000
+LARGE: dict[str, Any] = {"levels": ((2, 30), (1, 30)), "smooth": 0.7, "longest": 0.2}
+SMALL: dict[str, Any] = {"levels": ((2, 12), (1, 4)), "smooth": 0.8, "longest": 1.0}
+"""Small images are worked on as they are, in few long steps: an organ there is few voxels wide."""
 
 
 def demons(
     fixed: Any,
     moving: Any,
     *,
-    levels: Sequence[tuple[int, int]] = LEVELS,
-    smooth: float = 1.2,
+    levels: Sequence[tuple[int, int]] = LARGE["levels"],
+    smooth: float = LARGE["smooth"],
     smooth_step: float = 0.7,
-    longest: float = 0.6,
+    longest: float = LARGE["longest"],
 ) -> Any:
     """(3, Z, Y, X): the field, in voxels of the images, on a coarser lattice over their box.
 
@@ -60,7 +62,7 @@ def demons(
             weight = weight + missed.square().sum(dim=0) / (4 * longest**2)
             step = torch.stack([(missed * p).sum(dim=0) for p in push]) / weight.clamp(min=1e-9)
             step = gaussian(step, [smooth_step] * 3)
-            field = gaussian(moved(field, step) + step, [smooth] * 3)
+            field = gaussian(field + step, [smooth] * 3)
         field = field * scale
     return field
 
@@ -70,17 +72,14 @@ def demons_field(
 ) -> np.ndarray:
     """(Z, Y, X, 3) on the fixed grid, RAS mm: the dense step of ``demons`` alone.
 
-    moving, fixed: one channel, prepared by ``mind.grey``. first: (4, 4), where it begins. It works at half
-    the fixed image's resolution, on ``most_voxels`` at most.
+    moving, fixed: one channel, prepared by ``mind.grey``. first: (4, 4), where it begins. Images of more than
+    ``SMALL_VOXELS`` are worked on at half their resolution, on ``most_voxels`` at most.
     """
     whole = grid_of(fixed)
-    half = int(np.prod(whole.size)) // 2 ** sum(n > 1 for n in whole.size)
-    grid = working_grid(whole, min(most_voxels, max(LEAST_VOXELS, half)))
+    count = int(np.prod(whole.size))
+    small = count <= min(SMALL_VOXELS, most_voxels)
+    half = max(SMALL_VOXELS // 8, count // 2 ** sum(n > 1 for n in whole.size))
+    grid = whole if small else working_grid(whole, min(most_voxels, half))
     there = resampled(shrunk(moving, own_spacing(moving, grid)), grid, first)
     here = resampled(shrunk(fixed, grid.spacing_mm), grid)
-    small = np.prod(grid.size) <= SMALL_VOXELS
-    if small:
-        field = demons(here, there, smooth=SMOOTH_SMALL, smooth_step=0.5, longest=1.0)
-    else:
-        field = demons(here, there, levels=((2, 30), (1, 30)), smooth=SMOOTH)
-    return finished(field, grid, whole, first)
+    return finished(demons(here, there, **(SMALL if small else LARGE)), grid, whole, first)
