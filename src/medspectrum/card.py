@@ -17,6 +17,13 @@ class Card:
     source: where the weights come from, in words a person can follow. status: conforms, loads, card.
     input_size: pixels per side (2-D) or (Z, Y, X). mean, std: per channel on a 0-1 scale.
     stride: sides must be multiples of it. checksum: sha256 of the source file, if published here.
+    abilities of a row beyond features stand in tasks too (prompt, describe, register...).
+    weights: the exact source, machine-readable: ``package:NAME==VERSION``, ``hf:OWNER/NAME/FILE``, a URL,
+    ``api`` (served by its makers alone) or ``unpublished``. download_mb: of that file. file_format: pytorch,
+    safetensors, nnunet, transformers, torchscript, tensorflow. gated: whether its makers must agree first.
+    gflops: multiplications and additions per input, in 10^9. code_licence: SPDX of the makers' code.
+    training_data: what it learned from; overlaps: public test sets that are known to be among that.
+    why: of a row that is a card alone, what keeps it so.
     """
 
     name: str
@@ -39,6 +46,15 @@ class Card:
     extra: str = ""
     citation: str = ""
     notes: str = ""
+    weights: str = ""
+    download_mb: float = 0.0
+    file_format: str = ""
+    gated: bool = False
+    gflops: float = 0.0
+    code_licence: str = ""
+    training_data: str = ""
+    overlaps: tuple[str, ...] = ()
+    why: str = ""
 
     def __post_init__(self) -> None:
         if self.level not in LEVELS:

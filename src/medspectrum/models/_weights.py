@@ -41,19 +41,25 @@ def checked(path: Path, expected: str) -> Path:
     return path
 
 
+def differing(own: Mapping[str, tuple[int, ...]], given: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """How names and shapes of weights differ from the network's, a few words each."""
+    missing = [k for k in own if k not in given and not k.endswith("num_batches_tracked")]
+    return [
+        *(f"{k} is missing" for k in missing),
+        *(f"{k} is unknown to the network" for k in given if k not in own),
+        *(f"{k} is {given[k]}, not {own[k]}" for k in own if k in given and given[k] != own[k]),
+    ]
+
+
 def load_strictly(network: Any, weights: Mapping[str, Any], source: object) -> Any:
     """Load weights whose names and shapes are exactly the network's; else name three that differ.
 
     Raises UnreadableFile.
     """
     own = network.state_dict()
-    differ = [f"{k} is missing" for k in own if k not in weights and not k.endswith("num_batches_tracked")]
-    differ += [f"{k} is unknown to the network" for k in weights if k not in own]
-    differ += [
-        f"{k} is {tuple(weights[k].shape)}, not {tuple(own[k].shape)}"
-        for k in own
-        if k in weights and tuple(weights[k].shape) != tuple(own[k].shape)
-    ]
+    differ = differing(
+        {k: tuple(v.shape) for k, v in own.items()}, {k: tuple(v.shape) for k, v in weights.items()}
+    )
     if differ:
         more = f", and {len(differ) - 3} more" if len(differ) > 3 else ""
         raise UnreadableFile(

@@ -147,7 +147,12 @@ def brain_mask(
     return np.ascontiguousarray(whole.transpose(2, 1, 0))
 
 
-@model("brain-deepbet", card=CARD, available=_lacking)
+@model(
+    "brain-deepbet",
+    card=CARD,
+    available=_lacking,
+    shown_by="test_brain_extraction_on_a_real_head",
+)
 def brain_deepbet(*, cache: Path | None = None) -> Encoder:
     """Brain extraction from T1 MRI; gives a mask (``segment``), no features."""
     return Encoder(

@@ -189,7 +189,13 @@ def tiny(cache: Path | None = None) -> Encoder:
     return replace(made, build=partial(build, blocks=(1, 1, 1, 1), width=4)).twin(0)
 
 
-@model("ct-i3resnet152", card=CARD, available=_lacking, tiny=tiny)
+@model(
+    "ct-i3resnet152",
+    card=CARD,
+    available=_lacking,
+    tiny=tiny,
+    shown_by="test_the_ct_network_equals_its_packages_own",
+)
 def ct_i3resnet152(*, cache: Path | None = None) -> Encoder:
     """Chest CT, convolutional in 3-D: 117 million parameters, 2048 features of a whole volume."""
     return Encoder(

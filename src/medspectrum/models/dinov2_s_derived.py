@@ -187,7 +187,13 @@ def tiny(cache: Path | None = None) -> Encoder:
     return replace(small, build=partial(build, depth=4, width=64)).twin(0)
 
 
-@model("dinov2-s-derived", card=CARD, available=_lacking, tiny=tiny)
+@model(
+    "dinov2-s-derived",
+    card=CARD,
+    available=_lacking,
+    tiny=tiny,
+    shown_by="test_dinov2_conforms_to_the_file_it_came_from",
+)
 def dinov2_s_derived(*, cache: Path | None = None) -> Encoder:
     """General images, transformer: 17 million parameters, 768 features from the ninth block."""
     return Encoder(

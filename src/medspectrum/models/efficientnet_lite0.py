@@ -100,7 +100,13 @@ def tiny(cache: Path | None = None) -> Encoder:
     return replace(efficientnet_lite0(cache=cache).with_size(64), cache=cache).twin(0)
 
 
-@model("efficientnet-lite0", card=CARD, available=_lacking, tiny=tiny)
+@model(
+    "efficientnet-lite0",
+    card=CARD,
+    available=_lacking,
+    tiny=tiny,
+    shown_by="test_the_base_model_has_its_real_weights",
+)
 def efficientnet_lite0(*, cache: Path | None = None) -> Encoder:
     """General images, convolutional: 3.4 million parameters, 2024 features."""
     return Encoder(
