@@ -1,6 +1,6 @@
 """One look of each encoder, four tasks: classes, outlines, boxes and registration of the same blood cells.
 
-    python benchmarks/four_tasks.py [DATA] [--minutes 20]
+    python benchmarks/four_tasks.py [DATA] [--minutes 20] [--out FOLDER]
 
 DATA holds labels.csv, SITE/ID_image.png and SITE/ID_mask.png (MEDSPECTRUM_DATA/wbc_seg where not given): 300
 blood cells with their type and an outline of nucleus and cytoplasm; boxes are drawn around them. Every
@@ -31,6 +31,7 @@ def main() -> None:
     ask.add_argument("data", nargs="?", type=Path, default=here / "wbc_seg")
     ask.add_argument("--minutes", type=float, default=20)
     ask.add_argument("--models", default="efficientnet-lite0,dinov2-s-derived")
+    ask.add_argument("--out", type=Path, help="keep the exploration and its report there")
     given = ask.parse_args()
     passes: list[tuple[str, str, int]] = []
     own = Encoder.ensure
@@ -45,7 +46,7 @@ def main() -> None:
         started = time.perf_counter()
         results = medspectrum.explore(
             given.data / "labels.csv",
-            out=Path(folder) / "out",
+            out=given.out or Path(folder) / "out",
             cache=Path(folder) / "cache",
             task="classify,segment,detect,register",
             image="{site}/{id:0>3}_image.png",

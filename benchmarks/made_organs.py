@@ -51,32 +51,37 @@ def network(seed: int = 0):
     return BasicUNet(spatial_dims=3, in_channels=1, out_channels=CLASSES, features=FEATURES)
 
 
-def trained(path: Path, *, steps: int, side: int = 40):
-    """The network after so many steps on made volumes; read from ``path`` where it lies there."""
+def trained(path: Path, *, steps: int, side: int = 96):
+    """The network after so many steps on made volumes; read from ``path`` where it lies there.
+
+    It learns from pieces as large as the windows that it will see: its norms are taken over a window, and
+    grey levels mean something only beside the others in it.
+    """
     import torch
     import torch.nn.functional as F
     from safetensors.torch import load_file, save_file
+
+    from medspectrum.engine.precision import quick_training
 
     made = network()
     if path.exists():
         made.load_state_dict(load_file(path))
         return made.eval()
+    made = made.to(memory_format=torch.channels_last_3d)
     rng = np.random.default_rng(1)
     optimiser = torch.optim.AdamW(made.parameters(), lr=3e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=steps)
-    volumes = [made_volume((96, 96, 96), rng) for _ in range(24)]
+    volumes = [made_volume((128, 128, 128), rng) for _ in range(16)]
     clock = time.perf_counter()
     made.train()
     for step in range(steps):
-        grey, answer = [], []
-        for _ in range(2):
-            volume, labels = volumes[rng.integers(len(volumes))]
-            corner = rng.integers(0, 96 - side + 1, 3)
-            cut = tuple(slice(c, c + side) for c in corner)
-            grey.append(volume[cut])
-            answer.append(labels[cut])
-        scores = made(torch.from_numpy(np.stack(grey)[:, None]))
-        loss = F.cross_entropy(scores, torch.from_numpy(np.stack(answer).astype(np.int64)))
+        volume, labels = volumes[rng.integers(len(volumes))]
+        corner = rng.integers(0, 128 - side + 1, 3)
+        cut = tuple(slice(c, c + side) for c in corner)
+        grey = torch.from_numpy(volume[cut][None, None]).contiguous(memory_format=torch.channels_last_3d)
+        with quick_training():
+            scores = made(grey)
+        loss = F.cross_entropy(scores.float(), torch.from_numpy(labels[cut][None].astype(np.int64)))
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
@@ -84,7 +89,7 @@ def trained(path: Path, *, steps: int, side: int = 40):
         if step % 20 == 0 or step + 1 == steps:
             print(f"step {step}: loss {loss.item():.3f}, {time.perf_counter() - clock:.0f} s", flush=True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(made.state_dict(), path)
+    save_file({k: v.contiguous() for k, v in made.state_dict().items()}, path)
     return made.eval()
 
 

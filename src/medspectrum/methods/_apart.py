@@ -261,9 +261,14 @@ def answered(answer: Answer, case: Case, side: int, aim: str) -> np.ndarray:
     return own.joined(torch.cat(found))
 
 
-def chosen_rule(answer: Answer, cases: Sequence[Case], task: Task, aim: str) -> apart.Rule:
-    """The rule that serves these cases best, which were not learned from."""
-    side = side_of(task)
+def chosen_rule(
+    answer: Answer, cases: Sequence[Case], task: Task, aim: str, *, side: int | None = None
+) -> apart.Rule:
+    """The rule that serves these cases best, which were not learned from.
+
+    side: of the tiles, where it is not the task's.
+    """
+    side = side or side_of(task)
     answers = [answered(answer, case, side, aim) for case in cases]
     return apart.best_rule(answers, [task.target(case)[0] for case in cases], aim)
 
