@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from medspectrum.explore import explore as explore
     from medspectrum.register import register as register
     from medspectrum.segment import segment as segment
+    from medspectrum.suggest import suggest as suggest
 
 
 class _Package(types.ModuleType):

@@ -12,6 +12,7 @@ def show(verb: str, result: Any) -> None:
     console = Console()
     printers = {
         "describe": _describe,
+        "suggest": _suggest,
         "explore": _explore,
         "predict": _predict,
         "evaluate": _evaluate,
@@ -72,6 +73,25 @@ def _describe(console: Any, facts: dict[str, Any]) -> None:
     from medspectrum.describe import describe_text
 
     console.print(describe_text(facts))
+
+
+def _suggest(console: Any, rows: list[dict[str, Any]]) -> None:
+    """A row per model; what training it would take stands beside its head."""
+    first: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        shown = first.setdefault(row["name"], {**row, "reasons": "; ".join(row["reasons"]), "trained": []})
+        if row["method"] and row["method"] != shown["method"]:
+            shown["trained"].append(f"{row['method']} {_word(row['expected_seconds'])} s")
+    titles = {
+        "name": "model",
+        "method": "method",
+        "expected_score": "expected",
+        "expected_seconds": "seconds",
+        "memory_mb": "MB",
+        "reasons": "why",
+        "trained": "trained further",
+    }
+    _table(console, list(first.values()), titles)
 
 
 def _explore(console: Any, results: dict[str, Any]) -> None:

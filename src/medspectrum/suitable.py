@@ -28,7 +28,7 @@ def suitable_models(plan: Plan, facts: Mapping[str, Any]) -> tuple[list[str], di
         card = entry.facts.get("card") if entry else None
         why = ""
         if card is not None:
-            why = _unsuitable(card, facts) if not plan.models else ""
+            why = unsuitable(card, facts) if not plan.models else ""
             if plan.task in PLANE_BY_PLANE and card.dims == 3:
                 why = why or f"its maps are of whole volumes; {plan.task} goes plane by plane so far"
             why = why or _not_here(entry.facts if entry else {})
@@ -44,7 +44,8 @@ def suitable_models(plan: Plan, facts: Mapping[str, Any]) -> tuple[list[str], di
     return list(dict.fromkeys(chosen)), reasons
 
 
-def _unsuitable(card: Any, facts: Mapping[str, Any]) -> str:
+def unsuitable(card: Any, facts: Mapping[str, Any]) -> str:
+    """Why a model says nothing about such data, or ''. facts: what ``describe`` found."""
     if not card.width:
         return f"serves {', '.join(card.tasks)}, and gives no features"
     if card.dims == 3 and facts["sizes"]["largest"][0] == 1:
