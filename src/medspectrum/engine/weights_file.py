@@ -8,7 +8,26 @@ from typing import Any
 
 from medspectrum.errors import UnreadableFile
 
-_WRAPPINGS = ("model", "state_dict", "model_state_dict")
+_WRAPPINGS = ("model", "state_dict", "model_state_dict", "network_weights", "teacher")
+
+
+def _plain() -> list[Any]:
+    """Pickled classes of numbers and settings, met in checkpoints beside the weights; none runs code."""
+    import argparse
+
+    import numpy as np
+
+    scalar = np._core.multiarray.scalar  # type: ignore[attr-defined]
+    array = np._core.multiarray._reconstruct  # type: ignore[attr-defined]
+    kinds = (np.float64, np.float32, np.int64, np.int32, np.bool_)
+    return [
+        *((scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+        *((array, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
+        np.dtype,
+        np.ndarray,
+        *(type(np.dtype(kind)) for kind in kinds),
+        argparse.Namespace,
+    ]
 
 
 def tensors_of(path: Path) -> dict[str, Any]:
@@ -24,7 +43,7 @@ def tensors_of(path: Path) -> dict[str, Any]:
 
             held: Any = load_file(path)
         else:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), torch.serialization.safe_globals(_plain()):
                 warnings.simplefilter("ignore")  # on the file's pickle protocol
                 held = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:

@@ -35,7 +35,11 @@ def resolve(
             raise UserError(f"{plain} names no model; write {family[0].name}")
         encoder = family[0].thing(rest, cache=folder, random=plain != name)
     else:
-        encoder = find("model", plain).thing(cache=folder)
+        entry = find("model", plain)
+        card = entry.facts["card"]
+        if not card.width and "published" in entry.facts:
+            raise UserError(f"{plain} serves {', '.join(card.tasks)}, and gives no features")
+        encoder = entry.thing(cache=folder)
     if plain != name:
         encoder = encoder.twin(seed)
     encoder = replace(encoder, cache=folder)
