@@ -68,6 +68,9 @@ def _callback(name: str, function: Callable[..., Any]) -> Callable[..., None]:
     @functools.wraps(function)
     def run(json_: bool = False, **settings: Any) -> None:
         result = function(**settings)
+        refused = isinstance(result, dict) and result.get("verdict", "equal") not in ("equal", "fits")
+        if refused and not json_:
+            raise UserError(result["sentence"])
         if json_:
             sys.stdout.write(json.dumps(result, indent=1) + "\n")
         else:
@@ -79,7 +82,7 @@ def _callback(name: str, function: Callable[..., Any]) -> Callable[..., None]:
             or result.get("unreadable")
             or (name == "describe" and result["masks"].get("unfit"))
         )
-        raise typer.Exit(LEFT_OUT if left_out else DONE)
+        raise typer.Exit(BAD_INPUT if refused else LEFT_OUT if left_out else DONE)
 
     run.__signature__ = inspect.Signature([*required, *others, as_json])  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in (*required, *others, as_json)}

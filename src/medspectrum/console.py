@@ -4,6 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+MODEL_COLUMNS = {
+    "name": "name",
+    "level": "level",
+    "status": "status",
+    "here": "here",
+    "modality": "modality",
+    "organ": "organ",
+    "dims": "dims",
+    "commercial_use": "commercial",
+    "licence": "licence",
+}
+"""Of the table of models, what matters most first: a narrow terminal shows the first ones."""
+_FOLDED = 24
+
 
 def show(verb: str, result: Any) -> None:
     """Print a verb's result as text and tables."""
@@ -52,10 +66,13 @@ def _word(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _catalogue(console: Any, rows: list[dict[str, Any]]) -> None:
-    """A list as a table; a single row in full."""
+def _catalogue(console: Any, rows: list[dict[str, Any]] | dict[str, Any]) -> None:
+    """A list as a table; a single row in full; an answer about a file as its sentence."""
     from rich.text import Text
 
+    if isinstance(rows, dict):
+        console.print(Text(rows["sentence"]))
+        return
     if len(rows) == 1:
         for key, value in rows[0].items():
             console.print(Text(f"{key:16} {_word(value)}"))
@@ -63,10 +80,25 @@ def _catalogue(console: Any, rows: list[dict[str, Any]]) -> None:
     if not rows:
         console.print("nothing fits")
         return
-    wanted = ("name", "level", "modality", "organ", "dims", "licence", "commercial_use", "status")
-    if "level" not in rows[0]:
-        wanted = ("name", "trains", "primary", "summary")
+    if "level" in rows[0]:
+        shown = [{**r, "here": not r["missing"]} for r in rows]
+        _table(console, shown, _fitting(shown, MODEL_COLUMNS, console.width))
+        return
+    wanted = ("name", "trains", "primary", "summary")
     _table(console, rows, {k: k.replace("_", " ") for k in wanted if k in rows[0]})
+
+
+def _fitting(rows: list[dict[str, Any]], columns: dict[str, str], width: int) -> dict[str, str]:
+    """The columns that stand side by side in that width, the first ones first; long words may fold."""
+    kept: dict[str, str] = {}
+    used = 0
+    for key, title in columns.items():
+        own = max(len(title), *(len(_word(r.get(key))) for r in rows))
+        own = own if key == "name" else min(own, _FOLDED)
+        if kept and used + 2 + own > width:
+            continue
+        kept[key], used = title, used + own + 2 * bool(kept)
+    return {k: t for k, t in columns.items() if k in kept}
 
 
 def _describe(console: Any, facts: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,83 @@ from typing import Any
 from medspectrum.errors import UnreadableFile
 
 _WRAPPINGS = ("model", "state_dict", "model_state_dict", "network_weights", "teacher")
+_NAMED = re.compile(r"(?:GLOBAL|it names|Unsupported class:?) ([\w.]+)")
+CONVERSION = (
+    "code in a file is never run; where it may be trusted, on a machine that may be lost, run "
+    "python -c \"import torch, safetensors.torch as s; d = torch.load('{name}', map_location='cpu', "
+    "weights_only=False); d = d.get('model', d.get('state_dict', d)); "
+    "s.save_file({{k: v.contiguous() for k, v in d.items()}}, '{stem}.safetensors')\" "
+    "and give the .safetensors"
+)
+
+
+class UnsafeFile(UnreadableFile):
+    """A pickle that names something to be run."""
+
+
+def tensors_of(path: Path) -> dict[str, Any]:
+    """Keys and tensors of a ``.pth``, ``.pt`` or ``.safetensors``, wrappings of a training run taken off.
+
+    No pickled code is run; of a TorchScript archive the tensors alone are read. Raises UnreadableFile where
+    the file is none, or holds no tensors, UnsafeFile where it would run something.
+    """
+    held = _held(path)
+    for wrapping in _WRAPPINGS:
+        if isinstance(held, dict) and isinstance(held.get(wrapping), dict):
+            held = held[wrapping]
+    if not isinstance(held, dict) or not held or not all(hasattr(v, "shape") for v in held.values()):
+        raise UnreadableFile(path, "holds no table of weights; give a checkpoint")
+    return {str(k).removeprefix("module."): v for k, v in held.items()}
+
+
+def _held(path: Path) -> Any:
+    import torch
+
+    from medspectrum.engine import torchscript_file
+
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        if torchscript_file.is_archive(path):
+            return torchscript_file.tensors(path)
+        with warnings.catch_warnings(), torch.serialization.safe_globals(_plain()):
+            warnings.simplefilter("ignore")  # on the file's pickle protocol
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UnreadableFile(path, "does not exist; give a file of weights") from None
+    except Exception as error:  # a damaged pickle raises whatever it likes
+        named = _NAMED.search(str(error))
+        if what := named.group(1) if named else _called(path):
+            told = CONVERSION.format(name=path.name, stem=path.stem)
+            raise UnsafeFile(path, f"holds more than weights (it would call {what}); {told}") from error
+        words = str(error).strip().split("\n")[0][:120] or type(error).__name__
+        raise UnreadableFile(
+            path, f"cannot be read as plain weights ({words}); it is damaged or cut short: copy it again"
+        ) from error
+
+
+def _called(path: Path) -> str:
+    """What the first foreign name of a bare pickle is, found by looking at it, not by loading it; else ''."""
+    import pickletools
+
+    said: list[str] = []
+    with path.open("rb") as stream:
+        if stream.read(1) != b"\x80":
+            return ""
+        stream.seek(0)
+        try:
+            for code, argument, _ in pickletools.genops(stream):
+                if code.name == "GLOBAL":
+                    return str(argument).replace(" ", ".")
+                if code.name == "STACK_GLOBAL":
+                    return ".".join(said[-2:])
+                if isinstance(argument, str):
+                    said.append(argument)
+        except ValueError:
+            return ""
+    return ""
 
 
 def _plain() -> list[Any]:
@@ -28,34 +106,3 @@ def _plain() -> list[Any]:
         *(type(np.dtype(kind)) for kind in kinds),
         argparse.Namespace,
     ]
-
-
-def tensors_of(path: Path) -> dict[str, Any]:
-    """Keys and tensors of a ``.pth``, ``.pt`` or ``.safetensors``, wrappings of a training run taken off.
-
-    No pickled code is run. Raises UnreadableFile where the file is none, or holds no tensors.
-    """
-    import torch
-
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            held: Any = load_file(path)
-        else:
-            with warnings.catch_warnings(), torch.serialization.safe_globals(_plain()):
-                warnings.simplefilter("ignore")  # on the file's pickle protocol
-                held = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UnreadableFile(path, "does not exist; give a file of weights") from None
-    except Exception as error:  # a damaged pickle raises whatever it likes
-        words = str(error).strip().split("\n")[0][:120] or type(error).__name__
-        raise UnreadableFile(
-            path, f"cannot be read as plain weights ({words}); code in a file is never run: copy it again"
-        ) from error
-    for wrapping in _WRAPPINGS:
-        if isinstance(held, dict) and isinstance(held.get(wrapping), dict):
-            held = held[wrapping]
-    if not isinstance(held, dict) or not held or not all(hasattr(v, "shape") for v in held.values()):
-        raise UnreadableFile(path, "holds no table of weights; give a checkpoint")
-    return {str(k).removeprefix("module."): v for k, v in held.items()}

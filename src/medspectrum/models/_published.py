@@ -82,8 +82,8 @@ class Published:
 def verified(published: Published, path: str | Path, checksum: str = "") -> dict[str, Any]:
     """Whether a file is that checkpoint: ``fits``, the first ``differing`` names, ``checksum``.
 
-    checksum: the published SHA-256, '' where none is. Its comparison is one of ``equal``, ``other`` and
-    ``none published``. Raises UnreadableFile where the file is no table of tensors.
+    checksum: the published SHA-256 or its first digits, '' where none is. Its comparison is one of ``equal``,
+    ``other`` and ``none published``. Raises UnreadableFile where the file is no table of tensors.
     """
     path = Path(path).expanduser()
     state = tensors_of(path)
@@ -92,7 +92,6 @@ def verified(published: Published, path: str | Path, checksum: str = "") -> dict
     except (KeyError, ValueError, UnreadableFile) as problem:  # names that no renaming was made for
         differ = [str(problem).strip("'\"")]
     found = sha256(path)
-    compared = "none published" if not checksum else "equal" if found == checksum else "other"
     return {
         "path": str(path),
         "fits": not differ,
@@ -100,5 +99,12 @@ def verified(published: Published, path: str | Path, checksum: str = "") -> dict
         "differing": differ[:3],
         "more": max(0, len(differ) - 3),
         "sha256": found,
-        "checksum": compared,
+        "checksum": compared(found, checksum),
     }
+
+
+def compared(found: str, checksum: str) -> str:
+    """``equal``, ``other``, or ``none published`` where there is nothing to compare with."""
+    if not checksum:
+        return "none published"
+    return "equal" if found.startswith(checksum) else "other"
