@@ -14,7 +14,10 @@ from medspectrum.schedule import Config, Dropped, settings_grid
 def configs_for(
     plan: Plan, encoders: dict[str, Any], skipped: list[Dropped], level: str, judged: int
 ) -> list[Config]:
-    """Every combination of model, method and settings that makes sense; ``judged`` cases are predicted."""
+    """Every combination of model, method and settings that makes sense; ``judged`` cases are predicted.
+
+    encoders: in the order in which they are to be tried.
+    """
     names = plan.methods or methods_for(plan.task)
     configs = []
     for method in (registry.find("method", name) for name in names):
@@ -31,7 +34,7 @@ def configs_for(
             if not method.facts.get("needs_model", True):
                 configs.append(Config(NO_MODEL, None, method, settings, True, 0.0))
                 continue
-            for name, encoder in encoders.items():
+            for place, (name, encoder) in enumerate(encoders.items()):
                 control = encoder.card.level == "control"
                 if method.facts.get("trains") not in ("head", "nothing"):
                     if control:  # a random twin trained whole is 'scratch', which has a row of its own
@@ -49,7 +52,7 @@ def configs_for(
                         method,
                         settings,
                         control,
-                        float(encoder.card.parameters),
+                        float(place),
                         encoder.seconds_per_image(level)[0],
                         judged,
                     )

@@ -21,6 +21,8 @@ from medspectrum.suitable import TWIN, suitable_models
 PROBE = 128  # images embedded to see how fast a model is here; fewer would mostly time its start
 EMBEDDING_SHARE = 0.7  # of the time left, at most, goes to embedding by one more model,
 CONTROL_SHARE = 0.3  # or by one more control
+ASKING_SHARE = 0.05  # of the time left, at most, goes to asking which model has a prospect,
+LEAST_ASKED = 16  # if that is enough for so many cases
 LARGEST = {"detect": 448}
 """Pixels per side at most, where a task wants more than models were trained on: things to find are small."""
 MAGNIFY = {"pooled": 4.0, "maps": 2.5}
@@ -46,6 +48,8 @@ def look(
     skipped: list[Dropped] = []
     if encoders is None:
         encoders, skipped = encoders_for(plan, facts, images, cache, [task])
+        if spent.limited:
+            encoders = promising_first(encoders, split, task, plan.seed, spent)
     return encoders, skipped, embed(encoders, images, task.level, progress, spent, skipped)
 
 
@@ -80,6 +84,41 @@ def encoders_for(
         told = "; ".join(f"{d.model}: {d.reason}" for d in skipped) or "none is registered"
         raise UserError(f"no model can be used on these data ({told}); see medspectrum doctor")
     return dict(sorted(encoders.items(), key=lambda pair: _rank(pair[1]))), skipped
+
+
+def promising_first(
+    encoders: dict[str, Any], split: Split, task: Task, seed: int, spent: Spent
+) -> dict[str, Any]:
+    """The same models in the order of what ``transfer.worth`` expects of them; controls stay last.
+
+    Where nothing can be expected beforehand, or asking would take more than ``ASKING_SHARE`` of the time,
+    cheap ones stay first. So a limit on time is spent on what has a prospect; which cases are asked about,
+    and their labels, are of the training part.
+    """
+    from medspectrum.transfer import some_cases, worth
+
+    real = [name for name, encoder in encoders.items() if encoder.card.level != "control"]
+    if len(real) < 2:
+        return encoders
+    begun = time.monotonic()
+    each = sum(encoders[name].seconds_per_image(task.level)[0] for name in real)
+    count = int(min(PROBE, ASKING_SHARE * spent.remaining() / max(each, 1e-9)))
+    expected: dict[str, float] = {}
+    if count >= LEAST_ASKED:
+        some = some_cases(split.train, task, count, seed)
+        images = [image for case in some for image in task.seen(case)]
+        for name in real:
+            if encoders[name].ensure(images, level=task.level):
+                break  # one of them cannot be read: it is told, and left out, when all are embedded
+            found = worth(encoders[name], some, task)
+            if found is None:
+                break
+            expected[name] = found.score
+    spent.embedding += time.monotonic() - begun
+    if len(expected) < len(real):
+        return encoders
+    order = sorted(real, key=lambda name: -expected[name])
+    return {name: encoders[name] for name in (*order, *(n for n in encoders if n not in expected))}
 
 
 def _rank(encoder: Any) -> tuple[bool, float, str]:

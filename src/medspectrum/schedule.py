@@ -23,7 +23,7 @@ FIRST_RUNG = 5  # below five cases per class, tuning says little about tuning on
 class Config:
     """A model with a method and its settings.
 
-    rank: orders models from cheap to dear. image_seconds: what one image costs this model to see.
+    rank: the order in which models are tried. image_seconds: what one image costs this model to see.
     judged: cases that a trial predicts, whatever it learned from.
     """
 
@@ -80,7 +80,7 @@ def settings_grid(lists: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def cheap_first(configs: Sequence[Config], budgets: Sequence[Budget], seed: int) -> list[Trial]:
-    """Every trial: by method's cost, then real before control, cheap models first, small budgets first."""
+    """Every trial: by method's cost, then real before control, models by rank, small budgets first."""
     ranked = sorted(
         ((config, i) for config in configs for i in range(len(budgets))),
         key=lambda pair: (

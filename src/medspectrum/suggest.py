@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medspectrum import registry, store
-from medspectrum.budgets import make_split, nested_budgets
+from medspectrum.budgets import make_split
 from medspectrum.errors import UserError
 from medspectrum.plan import Plan, make_plan, methods_for
 from medspectrum.progress import progress_for
@@ -119,11 +119,12 @@ def _ranked(
 ) -> list[dict[str, Any]]:
     from medspectrum.embedding import encoders_for
     from medspectrum.engine.speed import gflops_per_second
+    from medspectrum.transfer import some_cases
 
     split = make_split(
         cases, seed=plan.seed, allow_leak=plan.allow_leak, stratum=task.stratum, strata=task.strata
     )
-    some = _some(split.train, task, looked_at, plan.seed)
+    some = some_cases(split.train, task, looked_at, plan.seed)
     _, away = suitable_models(plan, facts)
     encoders: dict[str, Any] = {}
     if any(name not in away for name in _names(plan)):
@@ -164,13 +165,6 @@ def _names(plan: Plan) -> list[str]:
 def _card(name: str, encoders: Mapping[str, Any]) -> Card:
     entry = registry.entries("model").get(name)
     return entry.facts["card"] if entry is not None else encoders[name].card
-
-
-def _some(train: Sequence[Case], task: Task, count: int, seed: int) -> Sequence[Case]:
-    """So many training cases, as evenly over classes and patients as there are; no other part is touched."""
-    kinds = len({task.stratum(c) for c in train})
-    each = max(2, count // kinds)
-    return nested_budgets(train, [str(each)], draws=1, seed=seed, stratum=task.stratum)[0].cases
 
 
 def _asked(encoder: Any, cases: Sequence[Case], task: Task, folder: Path) -> Worth | None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from medspectrum.budgets import nested_budgets
 from medspectrum.case import Case, Task
 
 POINTS = 24
@@ -30,6 +31,13 @@ class Worth:
     evidence: float
     of: str
     cases: int
+
+
+def some_cases(train: Sequence[Case], task: Task, count: int, seed: int) -> tuple[Case, ...]:
+    """About so many training cases, as evenly over classes and patients as there are."""
+    kinds = len({task.stratum(c) for c in train})
+    each = max(2, count // max(1, kinds))
+    return tuple(nested_budgets(train, [str(each)], draws=1, seed=seed, stratum=task.stratum)[0].cases)
 
 
 def worth(model: Any, cases: Sequence[Case], task: Task) -> Worth | None:
