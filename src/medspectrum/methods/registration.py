@@ -96,7 +96,7 @@ def demons(
     seed: int = 0,  # noqa: ARG001
     pre: str = "rigid",
 ) -> RegisterPredictor:
-    """Follow the slopes of brightness at half the resolution; for images of one contrast.
+    """Follow the slopes of brightness, of large images at half their resolution; for images of one contrast.
 
     pre: the start before it: rigid, affine or none.
     """
