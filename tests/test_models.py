@@ -69,9 +69,9 @@ def test_each_card_is_complete(name):
         assert card.status == "card" or card.parameters > 0
 
 
-def test_a_row_without_features_is_no_encoder():
-    with pytest.raises(UserError, match=r"stu-net-b needs its weights: .*ziyanhuang/STU-Net"):
-        entries("model")["stu-net-b"].thing()
+def test_a_row_without_features_is_no_encoder(tmp_path):
+    with pytest.raises(UserError, match=r"stu-net-b needs its weights .*ziyanhuang/STU-Net"):
+        entries("model")["stu-net-b"].thing(cache=tmp_path)
     with pytest.raises(UserError, match="stu-net-b serves segment, and gives no features"):
         resolve("stu-net-b")
 

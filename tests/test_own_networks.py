@@ -1,0 +1,48 @@
+"""What families with networks of our own do beside answering as the originals (test_published.py)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from medspectrum.errors import UserError
+from medspectrum.image import Image
+from medspectrum.models import hipt, med3d
+from medspectrum.models._hipt_network import two_levels
+
+PUBLISHED = Path(__file__).parent / "data" / "published"
+
+
+def test_med3d_sees_volumes_as_its_makers_prepare_them():
+    rng = np.random.default_rng(0)
+    volume = rng.uniform(50, 90, (1, 8, 12, 16)).astype(np.float32)
+    volume[:, :3] = 0
+    made = med3d.volume_input(Image(volume, modality="MR"), (8, 12, 16))
+    assert made.shape == (1, 8, 12, 16)
+    inside = made != 0
+    assert inside.mean() == pytest.approx(5 / 8)
+    assert abs(made[inside].mean()) < 1e-5
+    assert made[inside].std() == pytest.approx(1, abs=1e-4)
+    shifted = med3d.volume_input(Image(volume - 1000, modality="CT"), (8, 12, 16))
+    np.testing.assert_allclose(shifted, made, atol=1e-3)
+    assert not med3d.volume_input(Image(np.zeros_like(volume), modality="CT"), (8, 12, 16)).any()
+    with pytest.raises(UserError, match="Med3D takes volumes"):
+        med3d.volume_input(Image(volume[:, :1], modality="CT"), (8, 12, 16))
+
+
+def test_both_levels_of_hipt_answer_as_the_original_reads_a_region():
+    levels = []
+    for published, row in ((hipt.FIRST, "hipt-vit256"), (hipt.SECOND, "hipt-4k")):
+        settings = json.loads((PUBLISHED / row / "meta.json").read_text())["settings"]
+        levels.append(published.network(PUBLISHED / row / "small.pth", **settings))
+    whole = two_levels(*levels)
+    with np.load(PUBLISHED / "hipt-4k" / "two_levels.npz") as held, torch.inference_mode():
+        coarse = torch.from_numpy(held["coarse"]).float()
+        region = torch.nn.functional.interpolate(coarse, (520, 800))
+        assert np.abs(held["answer"]).max() > 0.1
+        np.testing.assert_allclose(whole(region).numpy(), held["answer"], rtol=0, atol=1e-5)
+        assert whole.read_level(region, "tokens")[0].shape == (1, 12, 2, 3)
