@@ -99,3 +99,25 @@ def test_a_file_of_another_size_is_told_by_three_names(name):
         pytest.skip("the small network has the published size")
     assert 1 <= len(found["differing"]) <= 3
     assert found["checksum"] == "none published"
+
+
+@pytest.mark.parametrize("name", sorted(ROWS))
+def test_the_card_counts_the_networks_parameters(name):
+    card, published = ROWS[name].facts["card"], ROWS[name].facts["published"]
+    with torch.device("meta"):
+        network = published.build(**published.settings)
+    assert card.parameters == sum(p.numel() for p in network.parameters())
+
+
+@pytest.mark.parametrize("name", [n for n, e in ROWS.items() if e.facts["published"].library == "timm"])
+def test_the_card_counts_the_networks_operations(name):
+    from torch.utils.flop_counter import FlopCounterMode
+
+    card, published = ROWS[name].facts["card"], ROWS[name].facts["published"]
+    with torch.device("meta"):
+        network = published.build(**published.settings)
+    if hasattr(network, "set_input_size"):
+        network.set_input_size(img_size=card.input_size)
+    with FlopCounterMode(display=False) as counted, torch.no_grad():
+        network(torch.empty(1, len(card.mean), *card.input_size, device="meta"))
+    assert card.gflops == pytest.approx(counted.get_total_flops() / 1e9, rel=0.01)
