@@ -17,6 +17,7 @@ MODEL_COLUMNS = {
 }
 """Of the table of models, what matters most first: a narrow terminal shows the first ones."""
 _FOLDED = 24
+_SPELT_OUT = 3
 
 
 def show(verb: str, result: Any) -> None:
@@ -177,11 +178,18 @@ def _together(console: Any, results: dict[str, Any]) -> None:
 
 
 def _not_tried(console: Any, dropped: list[dict[str, str]]) -> None:
+    """A line for each model left aside; those that would first have to be fetched are counted."""
     from rich.text import Text
 
-    for row in dropped:
-        if not row["method"]:
-            console.print(Text(f"not tried: {row['model']} ({row['reason']})", style="yellow"))
+    lines = [f"not tried: {r['model']} ({r['reason']})" for r in dropped if not r["method"]]
+    absent = [line for line in lines if "--fetch" in line]
+    if len(absent) > _SPELT_OUT:
+        lines = [line for line in lines if line not in absent]
+        lines.append(
+            f"not tried: {len(absent)} models whose weights are not on this machine (`medspectrum models`)"
+        )
+    for line in lines:
+        console.print(Text(line, style="yellow"))
 
 
 def _predict(console: Any, result: dict[str, Any]) -> None:
