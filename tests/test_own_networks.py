@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from medspectrum.engine import weights_place
 from medspectrum.errors import UserError
 from medspectrum.image import Image
-from medspectrum.models import hipt, med3d
+from medspectrum.models import endo_fm, hipt, med3d
 from medspectrum.models._hipt_network import two_levels
 
 PUBLISHED = Path(__file__).parent / "data" / "published"
@@ -46,3 +47,18 @@ def test_both_levels_of_hipt_answer_as_the_original_reads_a_region():
         assert np.abs(held["answer"]).max() > 0.1
         np.testing.assert_allclose(whole(region).numpy(), held["answer"], rtol=0, atol=1e-5)
         assert whole.read_level(region, "tokens")[0].shape == (1, 12, 2, 3)
+
+
+def test_a_video_is_shown_as_evenly_spread_frames():
+    frames = np.zeros((3, 16, 32, 32), np.uint8)
+    frames[:] = 10 * np.arange(16)[None, :, None, None]
+    made = endo_fm.video_input(Image(frames, modality="ES"), (8, 32, 32))
+    assert made.shape == (3, 8, 32, 32)
+    wanted = (10 * np.arange(1, 16, 2) / 255 - 0.45) / 0.225
+    np.testing.assert_allclose(made[0, :, 5, 5], wanted, atol=1e-5)
+    alone = endo_fm.video_input(Image(frames[:, 3:4], modality="ES"), (8, 32, 32))
+    np.testing.assert_allclose(alone, (30 / 255 - 0.45) / 0.225, atol=1e-5)
+
+
+def test_a_file_whose_address_names_none_has_its_makers_name(tmp_path):
+    assert weights_place.place(endo_fm.CARD, tmp_path).name == "endo_fm.pth"

@@ -3,7 +3,7 @@
     python scripts/conformance/internimage.py CHECKOUT
 
 CHECKOUT is a checkout of github.com/OpenGVLab/InternImage (commit 31c962d was used). Its core is the one in
-plain PyTorch that it brings to check the compiled operator against; the module of that operator is left empty.
+plain PyTorch, brought to check the compiled operator against; the module of that operator is left empty.
 Of the head of the two largest sizes the widths, which are numbers in the source, are made smaller.
 """
 

@@ -31,7 +31,8 @@ def file_name(card: Card) -> str:
     if card.weights.startswith(HUB):
         return Path(hub_parts(card.weights)[1]).name
     if card.weights.startswith(("https://", "http://")):
-        return Path(unquote(urlsplit(card.weights).path)).name
+        parts = urlsplit(card.weights)
+        return Path(unquote(parts.fragment or parts.path)).name  # NAME behind # where the address has none
     return ""
 
 
