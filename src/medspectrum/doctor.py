@@ -13,6 +13,7 @@ from medspectrum import __version__, registry, store
 
 EXTRAS = {
     "vit": ("onnx", "the DINOv2-S derived ViT"),
+    "clip": ("open_clip", "CLIP, CheXzero and BiomedCLIP"),
     "openslide": ("openslide", "whole slides through OpenSlide (else tiffslide reads them)"),
     "cluster": ("distributed", "--workers and --cluster"),
 }

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from medspectrum.card import Card
-from medspectrum.engine.weights_place import HUB, address, found, hub_parts, place
+from medspectrum.engine.weights_place import HUB, PAGE, address, found, hub_parts, lacking, place
 from medspectrum.errors import UserError
 
 ASK_ABOVE_MB = 1000.0
@@ -39,6 +39,8 @@ def fetch(
     target = place(card, cache)
     if (here := found(card, cache)) is not None:
         return here
+    if card.weights.startswith(PAGE):
+        raise UserError(lacking(card, cache))
     if card.download_mb > ASK_ABOVE_MB and not ask(_question(card, card.download_mb, target)):
         raise UserError(
             f"{card.name} was not fetched: it is {card.download_mb / 1000:.1f} GB; say --yes to fetch it"

@@ -15,6 +15,8 @@ from medspectrum.errors import UserError
 from medspectrum.store import cache_folder
 
 HUB = "hf:"
+PAGE = "page:"
+"""``page:ADDRESS#FILE``: a page from which a person, and no program, gets that file."""
 NOWHERE = ("", "api", "unpublished")
 """Sources of which there is no file that one could have."""
 
@@ -30,6 +32,8 @@ def file_name(card: Card) -> str:
     """What the row's file is called here, '' where its source is a folder or no file at all."""
     if card.weights.startswith(HUB):
         return Path(hub_parts(card.weights)[1]).name
+    if card.weights.startswith(PAGE):
+        return card.weights.rpartition("#")[2]
     if card.weights.startswith(("https://", "http://")):
         parts = urlsplit(card.weights)
         return Path(unquote(parts.fragment or parts.path)).name  # NAME behind # where the address has none
@@ -70,6 +74,11 @@ def lacking(card: Card, cache: str | os.PathLike[str] | None = None) -> str:
         return ""
     size = f" ({card.download_mb:,.0f} MB)" if card.download_mb else ""
     agree = " once its makers have agreed" if card.gated else ""
+    if card.weights.startswith(PAGE):
+        return (
+            f"{card.name} needs its weights{size}: get {file_name(card)} by {address(card)} "
+            f"and copy it to {place(card, cache)}"
+        )
     return (
         f"{card.name} needs its weights{size}: run `medspectrum models {card.name} --fetch`{agree}, "
         f"or copy {address(card)} to {place(card, cache)}"
@@ -78,6 +87,8 @@ def lacking(card: Card, cache: str | os.PathLike[str] | None = None) -> str:
 
 def address(card: Card) -> str:
     """Where a person finds the row's file: an address for a browser."""
+    if card.weights.startswith(PAGE):
+        return card.weights.removeprefix(PAGE).rpartition("#")[0]
     if not card.weights.startswith(HUB):
         return card.weights
     repository, file = hub_parts(card.weights)

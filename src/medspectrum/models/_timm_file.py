@@ -21,7 +21,7 @@ def build(*, architecture: str, **settings: Any) -> Any:
     import torch
 
     if settings.get("mlp_layer") == "swiglu":
-        from timm.layers import SwiGLUPacked
+        from timm.layers.mlp import SwiGLUPacked
 
         settings = {**settings, "mlp_layer": SwiGLUPacked, "act_layer": torch.nn.SiLU}
     return timm.create_model(architecture, **{"pretrained": False, "num_classes": 0, **settings}).eval()

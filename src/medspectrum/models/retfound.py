@@ -10,7 +10,7 @@ from medspectrum.models import _placed, _timm_file
 CFP = Card(
     name="retfound-cfp",
     level="organ-task",
-    modality="XC",
+    modality="OP",
     organ="retina",
     dims=2,
     tasks=("classify", "features"),
@@ -30,7 +30,7 @@ CFP = Card(
     code_licence="CC-BY-NC-4.0",
     training_data="904,170 colour fundus photographs (MEH-MIDAS of Moorfields and the public Kaggle EyePACS)",
     overlaps=("EyePACS (Kaggle diabetic retinopathy)",),
-    notes="colour fundus photographs; modality code XC is external-camera photography",
+    notes="colour fundus photographs",
 )
 OCT = replace(
     CFP,
