@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
 import torch
 
-from medspectrum.engine import weights_place
+from medspectrum.engine import fetching, weights_place
 from medspectrum.errors import UserError
 from medspectrum.image import Image
-from medspectrum.models import endo_fm, hipt, med3d
+from medspectrum.models import endo_fm, hipt, med3d, mis_fm
 from medspectrum.models._hipt_network import two_levels
 
 PUBLISHED = Path(__file__).parent / "data" / "published"
@@ -62,3 +65,34 @@ def test_a_video_is_shown_as_evenly_spread_frames():
 
 def test_a_file_whose_address_names_none_has_its_makers_name(tmp_path):
     assert weights_place.place(endo_fm.CARD, tmp_path).name == "endo_fm.pth"
+
+
+def test_a_page_for_people_is_not_taken_for_weights(tmp_path):
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html; charset=utf-8")
+            self.end_headers()
+            self.wfile.write(b"<html>a folder</html>")
+
+        def log_message(self, *words):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Page) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        card = replace(mis_fm.CARD, weights=f"http://127.0.0.1:{server.server_port}/folder#pctnet.pt")
+        with pytest.raises(UserError, match=r"is a page for people; get pctnet\.pt there and copy it to"):
+            fetching.fetch(card, cache=tmp_path, ask=lambda _: True)
+        server.shutdown()
+    assert not list(tmp_path.rglob("*pctnet.pt*"))
+
+
+def test_pct_net_sees_normalised_volumes():
+    rng = np.random.default_rng(1)
+    volume = rng.normal(40, 300, (1, 20, 30, 40)).astype(np.float32)
+    made = mis_fm.volume_input(Image(volume, modality="CT"), (16, 32, 32))
+    assert made.shape == (1, 16, 32, 32)
+    assert abs(float(made.mean())) < 1e-4
+    assert float(made.std()) == pytest.approx(1, abs=1e-4)
+    with pytest.raises(UserError, match="takes volumes"):
+        mis_fm.volume_input(Image(volume[:, :1], modality="CT"), (16, 32, 32))

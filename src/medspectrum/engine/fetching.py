@@ -69,6 +69,11 @@ def _from_address(card: Card, url: str, target: Path, ask: Ask) -> Path:
     asked = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})  # noqa: S310
     try:
         with urllib.request.urlopen(asked, timeout=TIMEOUT_S) as answer:  # noqa: S310 - the card's own source
+            if answer.headers.get_content_type() == "text/html":
+                raise UserError(
+                    f"{card.name}: {url} is a page for people; get {target.name} there "
+                    f"and copy it to {target}"
+                )
             kind = "ab" if have and answer.status == 206 else "wb"
             rest = int(answer.headers.get("Content-Length") or 0)
             whole = rest + (have if kind == "ab" else 0) if rest else 0
