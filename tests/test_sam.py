@@ -14,8 +14,11 @@ import numpy as np
 import pytest
 import torch
 
+from made_outlines import outlined
 from medspectrum.errors import UnreadableFile, UserError
-from medspectrum.models import _sam_file, sam
+from medspectrum.models import _sam_file, resolve, sam
+from medspectrum.registry import find
+from medspectrum.tasks.segment import Segment
 
 DATA = Path(__file__).parent / "data"
 TINY = DATA / "sam_tiny.pth"
@@ -41,6 +44,47 @@ def test_a_file_is_prepared_and_embedded_as_by_the_original(tiny, known):
     assert (tiny.preparation, tiny.side, tiny.low) == ("sam", 64, 32)
     assert np.allclose(sam.prepared(tiny, colours(known)), known["sam_input"], **CLOSE)
     assert np.allclose(sam.embed(tiny, colours(known)).features[0], known["sam_features"], **CLOSE)
+
+
+def test_the_image_encoder_gives_what_segment_anything_embeds(tiny, known, tmp_path):
+    encoder = resolve(f"sam:{TINY}", cache=tmp_path)
+    assert encoder.size == (64,)
+    assert encoder.card.stride == 8
+    network = encoder.network()
+    seen = torch.from_numpy(known["sam_input"][None])
+    with torch.inference_mode():
+        (grid,) = network.read_level(seen, "tokens")
+        assert np.allclose(grid[0], known["sam_features"], **CLOSE)
+        *blocks, last = network.read_level(seen, "maps")
+        assert torch.equal(last, grid)
+        assert len(blocks) >= 2
+        assert torch.allclose(network(seen), grid.mean(dim=(2, 3)))
+        smaller = encoder.with_size(32)
+        (half,) = smaller.network().read_level(seen[..., :32, :32], "tokens")
+    assert half.shape[2:] == (4, 4)
+    assert smaller.key != encoder.key
+    twin = resolve(f"sam:{TINY}-random", cache=tmp_path)
+    assert twin.card.level == "control"
+    assert not torch.equal(twin.network()(seen), network(seen))
+    with pytest.raises(UserError, match="there is no such file"):
+        resolve(f"sam:{tmp_path / 'absent.pth'}")
+
+
+@pytest.mark.parametrize("name", ["adapter_decoder", "bitfit_decoder", "lora_decoder"])
+def test_the_image_encoder_is_adapted_without_prompts(name, tmp_path):
+    cases = outlined(4)
+    task = Segment.of(cases)
+    encoder = resolve(f"sam:{TINY}", cache=tmp_path)
+    entry = find("method", name)
+    made = entry.thing(encoder, cases, task, least_steps=2, most_steps=2)
+    changed = [n for n in made.arrays if not n.startswith("decoder.")]
+    assert changed
+    if name == "bitfit_decoder":
+        assert all(n.endswith("bias") for n in changed)
+    arrays, settings = made.state()
+    again = entry.facts["restore"](encoder, arrays, settings)
+    for told, kept in zip(again.predict(cases[:2]), made.predict(cases[:2]), strict=True):
+        np.testing.assert_array_equal(told.array(), kept.array())
 
 
 @pytest.mark.parametrize("name", ["box", "points", "point", "both", "again"])

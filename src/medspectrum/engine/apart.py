@@ -10,6 +10,7 @@ Processing 38, 1994).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
@@ -23,6 +24,9 @@ SMOOTH_PX = 1.0
 INSIDE = (0.5, 0.4, 0.3, 0.6, 0.7, 0.8)
 RISE = (0.1, 0.05, 0.02, 0.2)
 LEAST_PIXELS = (15, 5, 30)
+LEAST_THINGS = 10  # that say how large a picture's things are
+SMALLER = 0.75  # of the smallest typical size: below, things are smaller than those learned from
+MOST_TIMES = 4
 
 
 def lacking() -> str:
@@ -89,6 +93,35 @@ def told_apart(answer: np.ndarray, rule: Rule, aim: str) -> np.ndarray:
         return numbered(filled(inner, region, (inner > 0.5) & region), likely, rule.least_pixels)
     height = smooth(last, SMOOTH_PX)
     return numbered(filled(height, region, peaks(height, rule.rise) & region), likely, rule.least_pixels)
+
+
+def diameters(things: np.ndarray) -> np.ndarray:
+    """(n,) of numbered things, in pixels, of discs as large as they are."""
+    areas = np.bincount(things.reshape(-1))[1:]
+    return 2 * np.sqrt(areas[areas > 0] / np.pi)
+
+
+def typical_sizes(maps: Sequence[np.ndarray]) -> tuple[float, float] | None:
+    """What nine tenths of the pictures keep within: the median diameter of their things, in pixels."""
+    medians = [float(np.median(own)) for own in map(diameters, maps) if len(own)]
+    if not medians:
+        return None
+    low, high = np.percentile(medians, (5, 95))
+    return float(low), float(high)
+
+
+def fitting_scale(answer: np.ndarray, rule: Rule, aim: str, smallest: float) -> int:
+    """How many times larger a picture is to be seen so that its things are of a size that was learned from.
+
+    smallest: typical diameter, in px, in the picture with the smallest things that was learned from. Gives 1
+    where hardly a thing is shown, 4 at most.
+    """
+    rough = told_apart(answer, replace(rule, least_pixels=min(LEAST_PIXELS)), aim)
+    found = diameters(rough)
+    if len(found) < LEAST_THINGS:
+        return 1
+    times = SMALLER * smallest / float(np.median(found))
+    return min(MOST_TIMES, 2 ** max(0, math.ceil(math.log2(times))))
 
 
 def smooth(values: np.ndarray, deviation_px: float) -> np.ndarray:

@@ -86,6 +86,27 @@ def tiled(lazy: LazyImage, side: int) -> Tiled:
     return Tiled(size, side, places, tiles)
 
 
+def enlarged(lazy: LazyImage, times: int) -> LazyImage:
+    """A picture with so many times the pixels along each side, between which it is linear."""
+    return LazyImage(
+        f"{lazy.source}@{times}x", partial(_enlarge, lazy, times), partial(str, f"{lazy.key()}-x{times}")
+    )
+
+
+def _enlarge(lazy: LazyImage, times: int) -> Image:
+    import torch
+
+    image = lazy.load()
+    planes = torch.from_numpy(np.ascontiguousarray(image.array[:, 0], np.float32))[None]
+    size = [n * times for n in planes.shape[2:]]
+    made = torch.nn.functional.interpolate(planes, size, mode="bilinear", align_corners=False)[0].numpy()
+    whole = np.rint(made) if np.issubdtype(image.array.dtype, np.integer) else made
+    affine = image.affine.copy()
+    affine[:3, 3] += affine[:3, :2] @ np.full(2, (1 / times - 1) / 2)
+    affine[:3, :2] /= times
+    return Image(whole.astype(image.array.dtype)[:, None], affine, image.modality, image.spacing_known)
+
+
 def _begins(length: int, side: int) -> list[int]:
     """Where tiles begin along an axis: evenly spread, at least the overlap in common; one is centred."""
     if length <= side:

@@ -84,9 +84,15 @@ class Tile:
     target: np.ndarray
 
 
-def cut(case: Case, side: int) -> tuple[tiles.Tiled, list[_dense.Roles]]:
-    """The tiles of a case's images, which lie on one grid. Raises UserError where they do not."""
-    own = [tiles.tiled(image, side) for image in _dense.roles(case)]
+def cut(case: Case, side: int, times: int = 1) -> tuple[tiles.Tiled, list[_dense.Roles]]:
+    """The tiles of a case's images, which lie on one grid. Raises UserError where they do not.
+
+    times: how many times larger the images are seen.
+    """
+    images = _dense.roles(case)
+    if times > 1:
+        images = tuple(tiles.enlarged(image, times) for image in images)
+    own = [tiles.tiled(image, side) for image in images]
     if len({t.size for t in own}) > 1:
         sizes = ", ".join(" x ".join(map(str, t.size)) for t in own)
         raise UserError(f"case {case.id} has images on different grids ({sizes}); resample them to one")
@@ -215,12 +221,17 @@ class ApartPredictor:
 
     def predict(self, cases: Sequence[Case]) -> list[LabelMap]:
         """One map of things per case, on its image's grid."""
-        return [
-            LabelMap.of(
-                apart.told_apart(answered(self.answer, case, self.side, self.aim), self.rule, self.aim)[None]
-            )
-            for case in cases
-        ]
+        return [LabelMap.of(self._one(case)[None]) for case in cases]
+
+    def _one(self, case: Case) -> np.ndarray:
+        """As the picture is; where its things are smaller than those learned from, once more enlarged."""
+        answer = answered(self.answer, case, self.side, self.aim)
+        sizes = self.settings.get("sizes")
+        times = apart.fitting_scale(answer, self.rule, self.aim, sizes[0]) if sizes else 1
+        if times > 1:
+            answer = answered(self.answer, case, self.side, self.aim, times=times)
+        found = apart.told_apart(answer, self.rule, self.aim)
+        return found[times // 2 :: times, times // 2 :: times]
 
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """What restore needs."""
@@ -242,12 +253,15 @@ def mirrored_answer(network: Any, pictures: Callable[..., Any], *, mirrored: boo
     return answer
 
 
-def answered(answer: Answer, case: Case, side: int, aim: str) -> np.ndarray:
-    """(kinds + 2, height, width) over a case's image: probabilities, the distance where it is the aim."""
+def answered(answer: Answer, case: Case, side: int, aim: str, *, times: int = 1) -> np.ndarray:
+    """(kinds + 2, height, width) over a case's image: probabilities, the distance where it is the aim.
+
+    times: how many times larger the image is seen, and answered.
+    """
     import torch
     import torch.nn.functional as F
 
-    own, images = cut(case, side)
+    own, images = cut(case, side, times)
     found = []
     for some in _dense.in_batches(images, BATCH):
         with torch.inference_mode():
@@ -261,16 +275,17 @@ def answered(answer: Answer, case: Case, side: int, aim: str) -> np.ndarray:
     return own.joined(torch.cat(found))
 
 
-def chosen_rule(
-    answer: Answer, cases: Sequence[Case], task: Task, aim: str, *, side: int | None = None
-) -> apart.Rule:
-    """The rule that serves these cases best, which were not learned from.
-
-    side: of the tiles, where it is not the task's.
-    """
-    side = side or side_of(task)
+def chosen_rule(answer: Answer, cases: Sequence[Case], task: Task, aim: str) -> apart.Rule:
+    """The rule that serves these cases best, which were not learned from."""
+    side = side_of(task)
     answers = [answered(answer, case, side, aim) for case in cases]
     return apart.best_rule(answers, [task.target(case)[0] for case in cases], aim)
+
+
+def sizes_of(cases: Sequence[Case], task: Task) -> list[float] | None:
+    """Of the labelled things: see ``apart.typical_sizes``."""
+    found = apart.typical_sizes([task.target(case)[0] for case in cases])
+    return None if found is None else list(found)
 
 
 def load_weights(network: Any, arrays: Mapping[str, np.ndarray], told: str) -> None:

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from medspectrum.engine.encoder import Encoder
 
 
-def _bottlenecks(network: Any, encoder: Encoder, *, bottleneck: int) -> None:
+def bottlenecks(network: Any, encoder: Encoder, *, bottleneck: int) -> None:
+    """Let a bottleneck after each block learn, and nothing else."""
     import torch
 
     class WithAdapter(torch.nn.Module):
@@ -53,7 +54,7 @@ def _bottlenecks(network: Any, encoder: Encoder, *, bottleneck: int) -> None:
     "adapter",
     trains="part",
     cost=2,
-    restore=functools.partial(_tuned.restore, _bottlenecks),
+    restore=functools.partial(_tuned.restore, bottlenecks),
     **_tuned.FACTS,
 )
 def adapter(
@@ -75,7 +76,7 @@ def adapter(
         model,
         cases,
         task,
-        _bottlenecks,
+        bottlenecks,
         structure={"bottleneck": bottleneck},
         seed=seed,
         learning_rate=learning_rate,

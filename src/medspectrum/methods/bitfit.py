@@ -14,14 +14,15 @@ if TYPE_CHECKING:
     from medspectrum.engine.encoder import Encoder
 
 
-def _biases(network: Any, encoder: Encoder) -> None:  # noqa: ARG001 - every change takes the encoder
+def biases(network: Any, encoder: Encoder) -> None:  # noqa: ARG001 - every change takes the encoder
+    """Let the biases learn, and nothing else."""
     _structure.freeze(network)
     for name, parameter in network.named_parameters():
         if name.rpartition(".")[2] == "bias":
             parameter.requires_grad_(True)
 
 
-@method("bitfit", trains="part", cost=2, restore=functools.partial(_tuned.restore, _biases), **_tuned.FACTS)
+@method("bitfit", trains="part", cost=2, restore=functools.partial(_tuned.restore, biases), **_tuned.FACTS)
 def bitfit(
     model: Encoder,
     cases: Sequence[Case],
@@ -36,5 +37,5 @@ def bitfit(
     learning_rate: peak, for what learns in the network. training: see ``_tuned.Training``.
     """
     return _tuned.tune(
-        model, cases, task, _biases, structure={}, seed=seed, learning_rate=learning_rate, **training
+        model, cases, task, biases, structure={}, seed=seed, learning_rate=learning_rate, **training
     )

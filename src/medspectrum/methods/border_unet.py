@@ -28,21 +28,13 @@ def border_unet(
     seed: int = 0,
     widths: Sequence[int] = small_unet.WIDTHS,
     mirrored: bool = False,
-    magnify: int = 0,
     **training: Unpack[_apart.Training],
 ) -> _apart.ApartPredictor:
     """Train a small U-Net with random weights on background, inside and border of things.
 
-    widths: channels of its levels. mirrored: average over the picture and its mirror images. magnify: see
-    ``distance_unet``. training: see ``_apart.Training``.
+    widths: channels of its levels. mirrored: average over the picture and its mirror images. training: see
+    ``_apart.Training``.
     """
     return distance_unet.from_scratch(
-        cases,
-        task,
-        "border",
-        seed=seed,
-        widths=widths,
-        mirrored=mirrored,
-        magnify=magnify,
-        training=training,
+        cases, task, "border", seed=seed, widths=widths, mirrored=mirrored, training=training
     )

@@ -93,6 +93,7 @@ def distance_decoder(
         "classes": list(task.classes),
         "side": side,
         "seed": seed,
+        "sizes": _apart.sizes_of(cases, task),
     }
     made = network(settings, model.size[-1])
     pyramid.standardise(made, maps)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, Unpack
 
@@ -14,8 +13,6 @@ from medspectrum.engine.descend import Rate
 from medspectrum.errors import UserError
 from medspectrum.methods import _apart, _dense
 from medspectrum.registry import method
-
-SMALL_PX = 16.0
 
 
 def restore(
@@ -38,7 +35,7 @@ def _predictor(network: Any, settings: dict[str, Any], rule: apart.Rule) -> _apa
     return _apart.ApartPredictor(
         tuple(settings["classes"]),
         sum(p.numel() for p in network.parameters()),
-        _answer(network, settings),
+        _answer(network, mirrored=settings["mirrored"]),
         settings["side"],
         settings["aim"],
         rule,
@@ -47,37 +44,17 @@ def _predictor(network: Any, settings: dict[str, Any], rule: apart.Rule) -> _apa
     )
 
 
-def _answer(network: Any, settings: dict[str, Any]) -> _apart.Answer:
-    magnify = settings.get("magnify", 1)
-    return _apart.mirrored_answer(
-        network, lambda images: pictures(images, magnify), mirrored=settings["mirrored"]
-    )
+def _answer(network: Any, *, mirrored: bool) -> _apart.Answer:
+    return _apart.mirrored_answer(network, pictures, mirrored=mirrored)
 
 
-def pictures(images: Sequence[_dense.Roles], magnify: int = 1) -> Any:
-    """(n, C, magnify * side, magnify * side) from -2 to 2; several roles stand along C."""
+def pictures(images: Sequence[_dense.Roles]) -> Any:
+    """(n, C, side, side) from -2 to 2; several roles stand along C."""
     import torch
-    import torch.nn.functional as F
 
     rows = [np.concatenate([image.load().array[:, 0] for image in own]) for own in images]
     made = torch.from_numpy(np.stack(rows)).float() / 63.75 - 2
-    if magnify > 1:
-        made = F.interpolate(made, scale_factor=magnify, mode="bilinear", align_corners=False)
     return made.contiguous(memory_format=torch.channels_last)
-
-
-def fitting_magnification(cases: Sequence[Case], task: Task) -> int:
-    """2 where in a quarter of the cases half of the things are less than ``SMALL_PX`` across, else 1.
-
-    What is a few pixels wide vanishes in a network that halves its maps four times.
-    """
-    typical = []
-    for case in cases:
-        things = task.target(case)
-        areas = np.unique(things[things > 0], return_counts=True)[1]
-        if len(areas):
-            typical.append(2 * math.sqrt(float(np.median(areas)) / math.pi))
-    return 2 if typical and np.percentile(typical, 25) < SMALL_PX else 1
 
 
 @method(
@@ -97,24 +74,15 @@ def distance_unet(
     seed: int = 0,
     widths: Sequence[int] = small_unet.WIDTHS,
     mirrored: bool = True,
-    magnify: int = 0,
     **training: Unpack[_apart.Training],
 ) -> _apart.ApartPredictor:
     """Train a small U-Net with random weights on the kind of each pixel and its distance to the rim.
 
-    widths: channels of its levels. mirrored: average over the picture and its mirror images. magnify: times
-    that the network sees pictures larger, in tiles of as many pixels; 0 decides by the size of the labelled
-    things. training: see ``_apart.Training``.
+    widths: channels of its levels. mirrored: average over the picture and its mirror images. training: see
+    ``_apart.Training``.
     """
     return from_scratch(
-        cases,
-        task,
-        "distance",
-        seed=seed,
-        widths=widths,
-        mirrored=mirrored,
-        magnify=magnify,
-        training=training,
+        cases, task, "distance", seed=seed, widths=widths, mirrored=mirrored, training=training
     )
 
 
@@ -126,34 +94,30 @@ def from_scratch(
     seed: int,
     widths: Sequence[int],
     mirrored: bool,
-    magnify: int,
     training: _apart.Training,
 ) -> _apart.ApartPredictor:
     """Train a small U-Net with random weights for one of ``apart.AIMS``."""
     chosen: dict[str, Any] = {**_apart.DEFAULTS, **training}
-    if magnify not in range(5):
-        raise UserError(f"magnify is {magnify}; give 1 to 4, or 0 to decide by the labelled things")
-    magnify = magnify or fitting_magnification(cases, task)
-    side = _apart.side_of(task) // magnify
-    if side * magnify % small_unet.multiple(widths):
+    side = _apart.side_of(task)
+    if side % small_unet.multiple(widths):
         raise UserError(f"tiles of {side} pixels cannot be halved {len(widths) - 1} times; give fewer widths")
     learnt, held = _apart.hold_out(cases, seed)
     given = _apart.labelled_tiles([cases[i] for i in learnt], task, side, aim)
     settings = {
         "channels": int(pictures([given[0][0].images]).shape[1]),
-        "magnify": magnify,
         "widths": list(widths),
         "mirrored": mirrored,
         "side": side,
         "aim": aim,
         "seed": seed,
         "classes": list(task.classes),
+        "sizes": _apart.sizes_of(cases, task),
     }
     network = _network(settings)
     settings["steps"] = _apart.learn(
         network,
         given,
-        lambda some: (pictures([tile.images for tile in some], magnify),),
+        lambda some: (pictures([tile.images for tile in some]),),
         kinds=len(task.classes),
         aim=aim,
         rates=[Rate(list(network.parameters()), chosen["learning_rate"], chosen["weight_decay"])],
@@ -162,6 +126,5 @@ def from_scratch(
         moved=True,
     )
     network.eval()
-    answer = _answer(network, settings)
-    rule = _apart.chosen_rule(answer, [cases[i] for i in held], task, aim, side=side)
+    rule = _apart.chosen_rule(_answer(network, mirrored=mirrored), [cases[i] for i in held], task, aim)
     return _predictor(network, settings, rule)
