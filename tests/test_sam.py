@@ -285,3 +285,16 @@ def test_sam2_equals_its_own_code(tmp_path, known):
         assert other.mask.shape == seen.size
         assert np.isfinite(other.low).all()
         assert not np.allclose(other.low, answer.low, atol=1e-4)
+
+
+def test_the_rows_give_what_their_files_hold(tmp_path):
+    entry = find("model", "sam-vit-b")
+    assert (entry.thing(TINY).preparation, find("model", "medsam").thing(TINY).preparation) == (
+        "sam",
+        "medsam",
+    )
+    assert find("model", "sam2.1-hiera-tiny").thing(tiny_sam2(tmp_path / "sam2")).preparation == "sam2"
+    with pytest.raises(UserError, match=r"sam-vit-h needs its weights \(2,564 MB\).*sam_vit_h_4b8939\.pth"):
+        find("model", "sam-vit-h").thing(cache=tmp_path)
+    with pytest.raises(UserError, match="sam-vit-b serves prompt, and gives no features"):
+        resolve("sam-vit-b")

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from _keep import shapes as keep_shapes
 
 OUT = Path(__file__).parents[2] / "tests" / "data"
 SIDE, PATCH, WIDTH = 64, 8, 32
@@ -43,6 +44,10 @@ def main() -> None:
         for build in (build_sam_vit_b, build_sam_vit_l, build_sam_vit_h):
             whole = build()
             shapes[build.__name__[-5:]] = {k: list(v.shape) for k, v in whole.state_dict().items()}
+            row, said = f"sam-vit-{build.__name__[-1]}", "facebookresearch/segment-anything, commit dca509f"
+            keep_shapes(row, whole.state_dict(), listed_from=f"{said}, {build.__name__}()")
+            if row == "sam-vit-b":
+                keep_shapes("medsam", whole.state_dict(), listed_from=f"{said}, {build.__name__}()")
     packed = gzip.compress(json.dumps(shapes, separators=(",", ":")).encode(), 9, mtime=0)
     (OUT / "sam_shapes.json.gz").write_bytes(packed)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from _keep import answers, folder, shapes
 
 OUT = Path(__file__).parents[2] / "tests" / "data"
 
@@ -41,8 +42,16 @@ def main() -> None:
         logits=logits.numpy(),
     )
     whole = universeg(version="v1", pretrained=False)
-    shapes = {name: list(value.shape) for name, value in whole.state_dict().items()}
-    (OUT / "universeg_shapes.json").write_text(json.dumps(shapes, indent=0) + "\n")
+    listed = {name: list(value.shape) for name, value in whole.state_dict().items()}
+    (OUT / "universeg_shapes.json").write_text(json.dumps(listed, indent=0) + "\n")
+
+    original = "JJGO/UniverSeg, commit 833a0c3"
+    torch.save(network.state_dict(), folder("universeg") / "small.pt")
+    given = {"target": target, "images": images, "labels": labels}
+    settings = {"encoder": [(6, 8), (8, 10), (12, 12)]}
+    answers("universeg", given, {"logits": logits}, original=original, settings=settings)
+    said = f"{original}, universeg(version='v1') without its weights"
+    shapes("universeg", whole.state_dict(), listed_from=said)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def resolve(
     else:
         entry = find("model", plain)
         card = entry.facts["card"]
-        if not card.width and "published" in entry.facts:
+        if "gives" in entry.facts:
             raise UserError(f"{plain} serves {', '.join(card.tasks)}, and gives no features")
         encoder = entry.thing(cache=folder)
     if plain != name:

@@ -25,4 +25,5 @@ def network_row(card: Card, published: Published, says: str, **facts: Any) -> No
     given.__doc__ = says
     given.__name__ = card.name.replace("-", "_")
     available = partial(weights_place.lacking, card)
+    facts = {"gives": "network", **facts}
     model(card.name, card=card, published=published, available=available, **facts)(given)
