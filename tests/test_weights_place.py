@@ -363,3 +363,25 @@ def test_the_command_line_says_the_same_and_ends_with_2():
     as_json = run("efficientnet-lite0", "--verify", __file__, "--json")
     assert as_json.returncode == 2
     assert json.loads(as_json.stdout)["verdict"] == "other"
+
+
+def test_a_network_that_was_saved_whole_gives_its_tensors_and_is_not_made(tmp_path):
+    import torch
+
+    from medspectrum.engine.module_file import module_tensors
+    from medspectrum.errors import UnreadableFile
+
+    torch.manual_seed(0)
+    made = network()
+    for old in (False, True):
+        torch.save(made, tmp_path / "net.pt", _use_new_zipfile_serialization=not old)
+        found = module_tensors(tmp_path / "net.pt", packages=())
+        assert set(found) == set(made.state_dict())
+        assert all(torch.equal(v, made.state_dict()[k]) for k, v in found.items())
+    made[1].note = Runs()
+    torch.save(made, tmp_path / "net.pt")
+    with pytest.raises(UnreadableFile, match=r"it would call posix\.system"):
+        module_tensors(tmp_path / "net.pt", packages=())
+    (tmp_path / "net.pt").write_bytes(b"nothing")
+    with pytest.raises(UnreadableFile, match="no network that was saved whole"):
+        module_tensors(tmp_path / "net.pt", packages=())

@@ -39,7 +39,7 @@ class Published:
     does not use left out. answer: ``(module, inputs by name) -> outputs by name``, what the conformance test
     compares with the original's. fake: for families whose network is a library's: ``(folder) -> path`` of a
     small checkpoint in the published layout, written by that library; ``small`` are its settings.
-    library: the package that holds the network, '' for our own.
+    library: the package that holds the network, '' for our own. read: how the file's tensors are read.
     """
 
     build: Callable[..., Any]
@@ -49,6 +49,7 @@ class Published:
     fake: Callable[[Path], Path] | None = None
     small: Mapping[str, Any] = field(default_factory=dict)
     library: str = ""
+    read: Callable[[Path], Tensors] = tensors_of
 
     def network(self, path: str | Path, **settings: Any) -> Any:
         """The network with a file's weights, eval mode, float32.
@@ -58,7 +59,7 @@ class Published:
         """
         path = Path(path).expanduser()
         network = self.build(**{**self.settings, **settings})
-        state = self.renamed(tensors_of(path))
+        state = self.renamed(self.read(path))
         return load_strictly(
             network, {k: v.float() if v.is_floating_point() else v for k, v in state.items()}, path
         )
@@ -86,7 +87,7 @@ def verified(published: Published, path: str | Path, checksum: str = "") -> dict
     ``other`` and ``none published``. Raises UnreadableFile where the file is no table of tensors.
     """
     path = Path(path).expanduser()
-    state = tensors_of(path)
+    state = published.read(path)
     try:
         differ = published.differs(state)
     except (KeyError, ValueError, UnreadableFile) as problem:  # names that no renaming was made for
