@@ -38,11 +38,12 @@ def module_tensors(path: Path, *, packages: Sequence[str]) -> dict[str, Any]:
     anything else, UnreadableFile where it is no such pickle.
     """
     import torch
+    from torch._utils import _rebuild_parameter, _rebuild_tensor_v2
 
     allowed = ("torch.nn.modules.", *(f"{p}." for p in packages))
     tensor_makers = {
-        ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
-        ("torch._utils", "_rebuild_parameter"): torch._utils._rebuild_parameter,
+        ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor_v2,
+        ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
         ("collections", "OrderedDict"): OrderedDict,
     }
 

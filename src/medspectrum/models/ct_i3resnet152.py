@@ -14,13 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from medspectrum import transforms
 from medspectrum.card import Card
 from medspectrum.engine.encoder import Encoder
-from medspectrum.errors import UnreadableFile, UserError
-from medspectrum.image import Image
+from medspectrum.errors import UnreadableFile
+from medspectrum.models._volumes import taking
 from medspectrum.models._weights import load_strictly, package_folder, sha256
 from medspectrum.registry import model
 from medspectrum.store import digest
@@ -161,27 +158,6 @@ def build(
     return load_strictly(empty.to_empty(device="cpu"), _weights(), _PARTS[0])
 
 
-def volume_input(image: Image, size: tuple[int, ...]) -> np.ndarray:
-    """(1, Z, Y, X) float32 in 0-1: turned to RAS, cut to what is above air, averaged to the size.
-
-    Raises UserError for a single picture: this network looks at volumes.
-    """
-    if not image.is_volume:
-        raise UserError("ct-i3resnet152 takes CT volumes; this is a single picture")
-    low, high = WINDOW_HU
-    volume = transforms.oriented(image)[0].astype(np.float32)
-    volume = np.nan_to_num(volume, nan=low, posinf=high, neginf=low)
-    inside = volume > low
-    if inside.any():
-        for axis in range(3):
-            others = tuple(a for a in range(3) if a != axis)
-            found = np.flatnonzero(inside.any(axis=others))
-            cut = slice(int(found[0]), int(found[-1]) + 1)
-            volume = volume[(slice(None),) * axis + (cut,)]
-            inside = inside[(slice(None),) * axis + (cut,)]
-    return transforms.window(transforms.area_resize(volume, (size[0], size[1], size[2])), low, high)[None]
-
-
 def tiny(cache: Path | None = None) -> Encoder:
     """One narrow block per stage at 32 voxels, random weights."""
     small = replace(CARD, width=128, parameters=0, input_size=(32, 32, 32))
@@ -204,6 +180,6 @@ def ct_i3resnet152(*, cache: Path | None = None) -> Encoder:
         identity=digest("ct-i3resnet152", CARD.checksum, list(WINDOW_HU)),
         size=CARD.input_size,
         cache=cache,
-        own_input=volume_input,
+        own_input=taking("ct-i3resnet152", WINDOW_HU),
         lacking=_lacking,
     )

@@ -52,10 +52,15 @@ def network(
     """The library's network, random. layers: of encoder and decoder each; inner: width inside them."""
     from transformers import DetrConfig, DetrForObjectDetection, TimmBackboneConfig
 
+    seen: dict[str, Any] = {
+        "backbone": backbone,
+        "features_only": True,
+        "out_indices": [1, 2, 3, 4],
+        "use_pretrained_backbone": False,
+    }
+    told: dict[str, Any] = {"num_labels": labels}
     config = DetrConfig(
-        backbone_config=TimmBackboneConfig(
-            backbone=backbone, features_only=True, out_indices=[1, 2, 3, 4], use_pretrained_backbone=False
-        ),
+        backbone_config=TimmBackboneConfig(**seen),
         d_model=width,
         encoder_layers=layers,
         decoder_layers=layers,
@@ -64,7 +69,7 @@ def network(
         encoder_ffn_dim=inner,
         decoder_ffn_dim=inner,
         num_queries=queries,
-        num_labels=labels,
+        **told,
     )
     return DetrForObjectDetection(config).eval()
 
