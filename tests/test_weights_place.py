@@ -20,6 +20,7 @@ from medspectrum.errors import UserError
 from medspectrum.models._published import Published
 
 CONTENT = bytes(range(256)) * 40
+FOLDER = {"config.json": 10240, "model.safetensors": 10240, "weights.h5": 10240}
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 CARD = Card(
     name="row-under-test",
@@ -60,7 +61,17 @@ class Server(BaseHTTPRequestHandler):
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
-        if "/file.bin" not in self.path:
+        if self.path.startswith("/api/models/maker/whole"):
+            files = [{"rfilename": n, "size": s} for n, s in FOLDER.items()]
+            whole = {"id": "maker/whole", "sha": "0" * 40, "siblings": files}
+            tree = [{"type": "file", "path": n, "size": s, "oid": "1"} for n, s in FOLDER.items()]
+            told = json.dumps(tree if "/tree/" in self.path else whole).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(told)))
+            self.end_headers()
+            self.wfile.write(told)
+            return
+        if "/file.bin" not in self.path and "/maker/whole/resolve/" not in self.path:
             self.send_error(404)
             return
         begin = int(asked.removeprefix("bytes=").split("-")[0]) if asked else 0
@@ -186,6 +197,19 @@ def test_a_file_of_the_hub_comes_through_its_client(server, tmp_path):
     handler.gated = True
     with pytest.raises(UserError, match=r"its makers must agree first.*hf auth login"):
         fetching.fetch(card, cache=tmp_path / "c", ask=never, hub=url)
+
+
+def test_a_folder_of_the_hub_takes_its_name_when_it_is_whole(server, tmp_path, monkeypatch):
+    _, url = server
+    card = replace(CARD, weights="hf:maker/whole")
+    path = fetching.fetch(card, cache=tmp_path, ask=never, hub=url)
+    assert path == tmp_path / "weights" / CARD.name
+    assert sorted(p.name for p in path.iterdir()) == ["config.json", "model.safetensors"]
+    assert (path / "model.safetensors").read_bytes() == CONTENT
+    assert weights_place.found(card, tmp_path) == path
+    monkeypatch.setattr(fetching, "ASK_ABOVE_MB", 0.01)
+    with pytest.raises(UserError, match="say --yes"):
+        fetching.fetch(card, cache=tmp_path / "b", ask=lambda q: False, hub=url)
 
 
 def test_what_the_hubs_own_cache_holds_is_found(tmp_path, monkeypatch):

@@ -121,15 +121,14 @@ def _kept(card: Card, part: Path, target: Path, wanted: str) -> Path:
 
 def _from_hub(card: Card, target: Path, ask: Ask, hub: str | None) -> Path:
     """The file, or the whole folder, through the Hub's own client."""
-    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, snapshot_download
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
     from huggingface_hub.utils import disable_progress_bars
 
     disable_progress_bars()
     repository, file = hub_parts(card.weights)
     try:
         if not file:
-            snapshot_download(repository, local_dir=target, endpoint=hub, allow_patterns=list(_WHOLE_FOLDER))
-            return target
+            return _whole_folder(card, repository, target, ask, hub)
         known: Any = get_hf_file_metadata(hf_hub_url(repository, file, endpoint=hub), endpoint=hub)
         size = float(known.size or 0)
         if (
@@ -148,6 +147,25 @@ def _from_hub(card: Card, target: Path, ask: Ask, hub: str | None) -> Path:
         raise
     except Exception as problem:  # the client raises its own kinds, and those of what it is built on
         raise _hub_problem(card, target, problem) from problem
+
+
+def _whole_folder(card: Card, repository: str, target: Path, ask: Ask, hub: str | None) -> Path:
+    """All that a folder of transformers is made of; it takes its name when it is whole."""
+    from fnmatch import fnmatch
+
+    from huggingface_hub import HfApi, snapshot_download
+
+    if not card.download_mb:
+        held = HfApi(endpoint=hub).model_info(repository, files_metadata=True).siblings or []
+        wanted = [f for f in held if any(fnmatch(f.rfilename, p) for p in _WHOLE_FOLDER)]
+        size = sum(f.size or 0 for f in wanted)
+        if size > ASK_ABOVE_MB * 1e6 and not ask(_question(card, size / 1e6, target)):
+            raise UserError(f"{card.name} was not fetched: it is {size / 1e9:.1f} GB; say --yes to fetch it")
+    part = target.with_name(f"{target.name}.part")
+    snapshot_download(repository, local_dir=part, endpoint=hub, allow_patterns=list(_WHOLE_FOLDER))
+    shutil.rmtree(part / ".cache", ignore_errors=True)
+    part.replace(target)
+    return target
 
 
 def _hub_problem(card: Card, target: Path, problem: Exception) -> UserError:
