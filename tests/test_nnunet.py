@@ -14,12 +14,13 @@ import pytest
 import torch
 
 from medspectrum.errors import UnreadableFile, UserError
-from medspectrum.models import nnunet_folder
+from medspectrum.models import nnunet_first, nnunet_folder, resolve
 from medspectrum.registry import find
 
 pytest.importorskip("dynamic_network_architectures", reason="needs dynamic-network-architectures")
 
 DATA = Path(__file__).parent / "data" / "nnunet"
+FIRST = Path(__file__).parent / "data" / "nnunet_first"
 
 
 def folder(name: str) -> Path:
@@ -120,3 +121,46 @@ def test_damaged_folders_are_told_in_a_sentence(copied, tmp_path):
         nnunet_folder.load(tmp_path / "broken.zip")
     with pytest.raises(UnreadableFile, match="does not exist"):
         nnunet_folder.load(tmp_path / "absent.zip")
+
+
+@pytest.mark.parametrize(("name", "dims", "channels"), [("3d_fullres", 3, 2), ("2d", 2, 1)])
+def test_the_first_version_answers_as_its_own_code(name, dims, channels):
+    model = find("model", "nnunet1:FOLDER").thing(FIRST / f"{name}.model")
+    assert (model.dims, model.channels, model.heads) == (dims, channels, 3)
+    with np.load(FIRST / "answers.npz") as held, torch.inference_mode():
+        logits = model.network(torch.from_numpy(held[f"{name}_image"])).numpy()
+        assert np.abs(held[f"{name}_logits"]).max() > 0.1
+        np.testing.assert_allclose(logits, held[f"{name}_logits"], rtol=0, atol=1e-5)
+
+
+def test_a_zip_of_the_first_version_holds_folds(tmp_path):
+    card = find("model", "msd-heart").facts["card"]
+    place = nnunet_folder.weights_place.place(card, tmp_path)
+    for name in ("3d_fullres", "2d"):
+        fold = tmp_path / "packed" / name / "Task002_Heart" / "nnUNetTrainerV2__nnUNetPlansv2.1" / "fold_0"
+        fold.mkdir(parents=True)
+        shutil.copy(FIRST / f"{name}.model", fold / nnunet_first.CHECKPOINT)
+    place.parent.mkdir(parents=True)
+    shutil.make_archive(str(place.with_suffix("")), "zip", tmp_path / "packed")
+    thing = find("model", "msd-heart").thing
+    assert thing(cache=tmp_path).dims == 3
+    assert thing(cache=tmp_path, configuration="2d").dims == 2
+    with pytest.raises(UserError, match=r"holds not one 3d_fullres with fold_4/.*there are: none"):
+        thing(cache=tmp_path, fold="4")
+    with pytest.raises(UserError, match=r"holds not one 3d_lowres .*there are: .*2d/Task002_Heart"):
+        thing(cache=tmp_path, configuration="3d_lowres")
+    with pytest.raises(UserError, match="msd-heart serves segment, and gives no features"):
+        resolve("msd-heart", cache=tmp_path)
+
+
+def test_other_weights_are_not_taken_for_the_first_versions(tmp_path):
+    state = torch.load(FIRST / "2d.model", weights_only=False)["state_dict"]
+    for left_out, sentence in (
+        ("tu.", "no tu and conv_blocks_context"),
+        ("seg_outputs.1.weight", "not of nnU-Net's first version .*seg_outputs.1.weight"),
+        ("conv_blocks_context.0.blocks.1.instnorm.bias", "not of GenericUNet: .*instnorm.bias is missing"),
+    ):
+        kept = {k: v for k, v in state.items() if not k.startswith(left_out)}
+        torch.save({"state_dict": kept}, tmp_path / "other.model")
+        with pytest.raises(UnreadableFile, match=sentence):
+            nnunet_first.load(tmp_path / "other.model")

@@ -86,7 +86,7 @@ def network(plans: Plans) -> Any:
 def trained_folder(path: Path) -> Path:
     """The one folder with plans.json at or under a folder, or in a zip of it."""
     if path.suffix == ".zip":
-        path = _unpacked(path)
+        path = unpacked(path)
     if not path.is_dir():
         raise UnreadableFile(path, "is no folder; give the one that holds plans.json and dataset.json")
     if (path / "plans.json").exists():
@@ -100,7 +100,7 @@ def trained_folder(path: Path) -> Path:
     return found[0]
 
 
-def _unpacked(path: Path) -> Path:
+def unpacked(path: Path) -> Path:
     """The zip's content beside it, whole or absent."""
     target = path.with_suffix("")
     if target.is_dir():
