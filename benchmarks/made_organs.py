@@ -43,20 +43,20 @@ def made_volume(size: tuple[int, int, int], rng: np.random.Generator) -> tuple[n
 
 
 def network(seed: int = 0):
-    """MONAI's BasicUNet at half its usual width: 1.4 million parameters."""
+    """MONAI's BasicUNet at half its usual width: 1.4 million parameters.
+
+    Its norms are over the batch, so that what it says of a voxel depends on the voxel's surroundings alone:
+    norms over each window make it depend on where the window lies, with whatever way of joining windows.
+    """
     import torch
     from monai.networks.nets import BasicUNet
 
     torch.manual_seed(seed)
-    return BasicUNet(spatial_dims=3, in_channels=1, out_channels=CLASSES, features=FEATURES)
+    return BasicUNet(spatial_dims=3, in_channels=1, out_channels=CLASSES, features=FEATURES, norm="batch")
 
 
-def trained(path: Path, *, steps: int, side: int = 96):
-    """The network after so many steps on made volumes; read from ``path`` where it lies there.
-
-    It learns from pieces as large as the windows that it will see: its norms are taken over a window, and
-    grey levels mean something only beside the others in it.
-    """
+def trained(path: Path, *, steps: int, side: int = 64):
+    """The network after so many steps on made volumes; read from ``path`` where it lies there."""
     import torch
     import torch.nn.functional as F
     from safetensors.torch import load_file, save_file
@@ -71,17 +71,22 @@ def trained(path: Path, *, steps: int, side: int = 96):
     rng = np.random.default_rng(1)
     optimiser = torch.optim.AdamW(made.parameters(), lr=3e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=steps)
-    volumes = [made_volume((128, 128, 128), rng) for _ in range(16)]
+    volumes = [made_volume((96, 96, 96), rng) for _ in range(24)]
     clock = time.perf_counter()
     made.train()
     for step in range(steps):
-        volume, labels = volumes[rng.integers(len(volumes))]
-        corner = rng.integers(0, 128 - side + 1, 3)
-        cut = tuple(slice(c, c + side) for c in corner)
-        grey = torch.from_numpy(volume[cut][None, None]).contiguous(memory_format=torch.channels_last_3d)
+        grey, answer = [], []
+        for _ in range(2):
+            volume, labels = volumes[rng.integers(len(volumes))]
+            corner = rng.integers(0, 96 - side + 1, 3)
+            cut = tuple(slice(c, c + side) for c in corner)
+            grey.append(volume[cut])
+            answer.append(labels[cut])
+        given = torch.from_numpy(np.stack(grey)[:, None]).contiguous(memory_format=torch.channels_last_3d)
+        truth = torch.from_numpy(np.stack(answer).astype(np.int64))
         with quick_training():
-            scores = made(grey)
-        loss = F.cross_entropy(scores.float(), torch.from_numpy(labels[cut][None].astype(np.int64)))
+            scores = made(given)
+        loss = F.cross_entropy(scores.float(), truth)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
