@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "src"))
+sys.path[:0] = [str(HERE.parent / "src"), str(HERE)]
 
 from medspectrum import __version__  # noqa: E402
 
@@ -27,10 +27,13 @@ templates_path: list[str] = []
 
 def tables() -> dict[str, str]:
     """One Markdown table per kind of registered thing, and one of the verbs' settings."""
+    import rows
+
     from medspectrum import registry
     from medspectrum.verbs import VERBS
 
-    written = {kind + "s": _table(registry.entries(kind), COLUMNS[kind]) for kind in COLUMNS}
+    written = {"rows": rows.page(registry.entries("model"))}
+    written |= {kind + "s": _table(registry.entries(kind), COLUMNS[kind]) for kind in COLUMNS}
     return written | {f"settings-{name}": _settings(name) for name in VERBS}
 
 
