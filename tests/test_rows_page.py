@@ -49,8 +49,8 @@ def test_the_page_is_made_when_the_documentation_is_built():
 def test_a_package_from_outside_adds_a_row(tmp_path):
     """The package of the documentation, built and installed into a folder of its own."""
     text = (ROOT / "docs" / "adding.md").read_text().split("## A model from outside")[1].split("\n## ")[0]
-    blocks = re.findall(r"```(toml|python)\n(.*?)```", text, re.DOTALL)
-    [project], [code] = ([b for kind, b in blocks if kind == k] for k in ("toml", "python"))
+    blocks = re.findall(r"```(toml|py)\n(.*?)```", text, re.DOTALL)
+    [project], [code] = ([b for kind, b in blocks if kind == k] for k in ("toml", "py"))
     assert project.count("\n") + code.count("\n") < 40
     (tmp_path / "source").mkdir()
     (tmp_path / "source" / "pyproject.toml").write_text(project)
