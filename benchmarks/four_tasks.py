@@ -20,8 +20,7 @@ from measurement import save
 from medspectrum.engine.encoder import Encoder
 
 METHODS = (
-    "majority,ridge,linear_probe,mean_mask,dense_knn,dense_probe,decoder,mean_boxes,detector,"
-    "unregistered,convex_adam,convex_adam_features"
+    "majority,ridge,mean_mask,dense_knn,mean_boxes,detector,unregistered,convex_adam,convex_adam_features"
 )
 
 
@@ -55,7 +54,7 @@ def main() -> None:
             centre="site",
             models=given.models,
             methods=METHODS,
-            budgets="5,full",
+            budgets="full",
             draws=1,
             budget_minutes=given.minutes,
             quiet=True,
