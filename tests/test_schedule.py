@@ -24,8 +24,8 @@ def pictures_seen(labels: int, _: object = None) -> int:
     return max(30 * min(labels, 32), 4 * labels)
 
 
-def config(name: str, cost: int, *, image_seconds: float = 0.001) -> Config:
-    entry = Entry(name, lambda: None, {"cost": cost, "pictures_seen": pictures_seen})
+def config(name: str, cost: int, *, image_seconds: float = 0.001, trains: str = "part") -> Config:
+    entry = Entry(name, lambda: None, {"cost": cost, "pictures_seen": pictures_seen, "trains": trains})
     return Config("model", 8, entry, {}, False, 1.0, image_seconds, 100)
 
 
@@ -84,3 +84,12 @@ def test_what_does_not_fit_is_not_begun_and_is_told():
     assert all(method == "probe" for method, _ in lab.ran)
     assert dropped[0].reason.startswith("the budget of 5 would take about 1000 s, 8 s were left")
     assert lab.left == pytest.approx(PREDICTING)
+
+
+def test_a_head_on_frozen_maps_is_not_expected_to_cost_the_network():
+    lab = Lab(200, {"decoder": 0.8, "lora": 0.9})
+    dear = {"image_seconds": 1.0}
+    _, dropped = run(lab, [config("decoder", 2, trains="head", **dear), config("lora", 2, **dear)])
+    assert ("decoder", "5") in lab.ran
+    assert not any(method == "lora" for method, _ in lab.ran)
+    assert any(d.method == "lora" and "would take" in d.reason for d in dropped)

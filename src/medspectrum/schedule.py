@@ -16,6 +16,7 @@ Record = Mapping[str, Any]
 Execute = Callable[[Iterable[Trial]], Iterator[Record]]
 TUNED_COST = 2  # methods of this cost and above train network parameters
 BACKWARD_COST = 3  # a step forwards and backwards, in passes forwards
+HEAD_SECONDS = 0.03  # a first guess of one picture's way through a decoder or detector on frozen maps
 FIRST_RUNG = 5  # below five cases per class, tuning says little about tuning on more
 
 
@@ -165,7 +166,8 @@ class _Clock:
         seen = self.seen.get(config.name)
         if not seen:
             passes = BACKWARD_COST * config.pictures_seen(labels) + config.judged
-            return config.image_seconds * passes
+            frozen = config.method.facts.get("trains") == "head"  # the network has seen the pictures before
+            return passes * (HEAD_SECONDS if frozen else config.image_seconds)
         most, fitting, rest = max(seen)
         return rest + fitting * max(1.0, config.pictures_seen(labels) / config.pictures_seen(most))
 
