@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 
 from medspectrum.engine import train  # noqa: E402
+from medspectrum.engine.class_loss import weights_of  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -90,7 +91,7 @@ def test_parameters_that_do_not_learn_keep_their_bits():
 
 def test_balanced_weights_give_each_class_the_same_sum():
     targets = np.array([0] * 90 + [2] * 10)
-    weights = train.class_weights(targets, 4)
+    weights = weights_of("balanced", np.bincount(targets, minlength=4))
     assert weights[[1, 3]].tolist() == [0, 0]
     assert weights[targets][targets == 0].sum() == pytest.approx(weights[targets][targets == 2].sum())
     assert weights[targets].mean() == pytest.approx(1)
@@ -127,7 +128,7 @@ def test_the_best_look_on_the_validation_part_is_kept():
     loss = torch.nn.functional.cross_entropy(
         torch.from_numpy(logits),
         torch.from_numpy(targets[32:48]),
-        weight=torch.from_numpy(train.class_weights(targets[32:48], 2)),
+        weight=torch.from_numpy(weights_of("balanced", np.bincount(targets[32:48], minlength=2))),
     )
     best = min(fitted.validation_loss, key=lambda look: look[1])
     assert best[0] == fitted.best_step

@@ -10,6 +10,9 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from medspectrum.distort import distort as distorted
+from medspectrum.distort import fitting
+
 if TYPE_CHECKING:
     import torch
 
@@ -97,9 +100,31 @@ def tint(batch: torch.Tensor, rng: torch.Generator, *, strength: float) -> torch
     return torch.addcmul(shift * spread, batch, scale)
 
 
+def chosen(modality: str, *, gentle: bool, distort: str) -> Augment:
+    """The small default for a DICOM modality code where ``gentle``, then the distortions that are asked for.
+
+    distort: names of ``distort.DISTORTIONS`` joined by +, ``modality`` for those that fit it, or "".
+    """
+    code = modality.upper()
+    names = fitting(_kind(code), code) if distort == "modality" else tuple(filter(None, distort.split("+")))
+    gently, further = for_modality(modality), distorted(names)
+
+    def change(batch: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+        moved = gently(batch, rng) if gentle else batch
+        return further(moved, rng) if names else moved
+
+    return change
+
+
+def _kind(code: str) -> str:
+    for kind, codes in (("microscopy", ANY_WAY_UP), ("radiograph", RADIOGRAPHS), ("section", SECTIONS)):
+        if code in codes:
+            return kind
+    return "unknown"
+
+
 def for_modality(modality: str) -> Augment:
     """The small default for a DICOM modality code; ``""`` gets what is safe for any picture."""
-    code = modality.upper()
 
     def radiograph(batch: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
         moved = move(batch, rng, degrees=ROTATION_DEGREES, crop=CROP, mirror=False)
@@ -117,8 +142,5 @@ def for_modality(modality: str) -> Augment:
         moved = move(batch, rng, degrees=ROTATION_DEGREES, crop=CROP, mirror=True)
         return relight(moved, rng, brightness=BRIGHTNESS, contrast=CONTRAST)
 
-    if code in ANY_WAY_UP:
-        return microscopy
-    if code in RADIOGRAPHS:
-        return radiograph
-    return section if code in SECTIONS else unknown
+    kinds = {"microscopy": microscopy, "radiograph": radiograph, "section": section, "unknown": unknown}
+    return kinds[_kind(modality.upper())]

@@ -154,10 +154,13 @@ def descend(
 
 
 class Order:
-    """Which cases come at which step: each pass is a new shuffle, a function of the seed and step alone."""
+    """Which cases come at which step: each pass is a new shuffle, a function of the seed and step alone.
 
-    def __init__(self, cases: np.ndarray, seed: int) -> None:
-        self.cases, self.seed = cases, seed
+    shares: chances of the cases, by which a pass draws as many as there are; None: each comes once.
+    """
+
+    def __init__(self, cases: np.ndarray, seed: int, shares: np.ndarray | None = None) -> None:
+        self.cases, self.seed, self.shares = cases, seed, shares
         self.passes: dict[int, np.ndarray] = {}
 
     def batch(self, step: int, size: int) -> np.ndarray:
@@ -170,7 +173,12 @@ class Order:
     def _at(self, turn: int, place: int) -> int:
         if turn not in self.passes:
             self.passes = {k: v for k, v in self.passes.items() if k == turn - 1}
-            self.passes[turn] = np.random.default_rng([self.seed, turn]).permutation(self.cases)
+            rng = np.random.default_rng([self.seed, turn])
+            self.passes[turn] = (
+                rng.permutation(self.cases)
+                if self.shares is None
+                else rng.choice(self.cases, len(self.cases), p=self.shares)
+            )
         return int(self.passes[turn][place])
 
 

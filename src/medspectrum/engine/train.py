@@ -1,6 +1,6 @@
 """Training a network on class indices: prepared pictures in, a trained network out.
 
-The loss is weighted so that every class counts the same; ``descend`` does the steps.
+``class_loss`` weighs the classes, ``augment`` changes and mixes pictures, ``descend`` does the steps.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medspectrum import store
+from medspectrum.engine.class_loss import class_loss, shares, weights_of
 from medspectrum.engine.descend import Fitted, Order, Progress, Rate, descend
 
 if TYPE_CHECKING:
     import torch
 
 Augment = Callable[["torch.Tensor", "torch.Generator"], "torch.Tensor"]
-LOSSES = ("balanced", "plain", "focal")
-FOCAL_GAMMA = 2.0  # the value of Lin et al., 2017
+Mix = Callable[["torch.Tensor", "torch.Generator"], tuple["torch.Tensor", "torch.Tensor", float]]
+"""(batch, rng) -> the mixed batch, which case each was mixed with, and the share of its own picture."""
 MEBIBYTE = 2**20
 
 
@@ -55,15 +56,6 @@ class Inputs:
 
         batch = torch.from_numpy(np.stack([self.one(int(i)) for i in indices])).float()
         return batch.contiguous(memory_format=torch.channels_last) if batch.ndim == 4 else batch
-
-
-def class_weights(targets: np.ndarray, classes: int) -> np.ndarray:
-    """(classes,) float32: every class present weighs the same in sum, their mean over cases is 1."""
-    counts = np.bincount(targets, minlength=classes).astype(np.float64)
-    present = counts > 0
-    weights = np.zeros(classes)
-    weights[present] = counts.sum() / (present.sum() * counts[present])
-    return weights.astype(np.float32)
 
 
 def hold_out(
@@ -108,6 +100,7 @@ def fit(
     validation: np.ndarray | None = None,
     batch_cases: int = 32,
     loss: str = "balanced",
+    sampler: str = "cases",
     smoothing: float = 0.0,
     warm_up: float = 0.1,
     clip: float = 1.0,
@@ -115,6 +108,7 @@ def fit(
     looks: int = 4,
     patience: int = 3,
     augment: Augment | None = None,
+    mix: Mix | None = None,
     max_seconds: float | None = None,
     frozen_statistics: bool = True,
     seed: int = 0,
@@ -123,17 +117,16 @@ def fit(
 ) -> Fitted:
     """Train the network in place on pictures and their classes; see ``descend`` for what is not named here.
 
-    targets: (n,) class indices. training, validation: indices into them (default: all, none). loss: balanced
-    (every class counts the same), plain, or focal. smoothing: of the labels, 0 to 1.
+    targets: (n,) class indices. training, validation: indices into them (default: all, none). loss, sampler:
+    how rare classes count, and how often they are drawn; see ``class_loss``. smoothing: of the labels, 0 to
+    1. mix: of two pictures with both their classes.
     """
     import torch
 
-    if loss not in LOSSES:
-        raise ValueError(f"loss {loss!r} is none of {', '.join(LOSSES)}")
     training = np.arange(len(targets)) if training is None else training
     held = np.arange(0) if validation is None else validation
-    weights = torch.from_numpy(class_weights(targets[training], classes))
-    order = Order(training, seed)
+    of_batch = class_loss(loss, np.bincount(targets[training], minlength=classes), smoothing=smoothing)
+    order = Order(training, seed, shares(sampler, targets[training]))
 
     def step_loss(step: int, generator: torch.Generator) -> torch.Tensor:
         chosen = order.batch(step, batch_cases)
@@ -141,8 +134,12 @@ def fit(
         if augment is not None:
             batch = augment(batch, generator)
         answer = torch.from_numpy(targets[chosen].astype(np.int64))
+        done = step / steps
+        if mix is None:
+            return of_batch(network(batch), answer, done)
+        batch, partner, share = mix(batch, generator)
         logits = network(batch)
-        return _loss(logits, answer, weights if loss != "plain" else None, smoothing, loss == "focal")
+        return share * of_batch(logits, answer, done) + (1 - share) * of_batch(logits, answer[partner], done)
 
     def held_out() -> float:
         return _mean_loss(network, inputs, targets, held, classes, batch_cases)
@@ -154,7 +151,14 @@ def fit(
         steps=steps,
         held_out=held_out if len(held) else None,
         about=store.digest(
-            batch_cases, loss, smoothing, targets.tobytes(), training.tobytes(), held.tobytes()
+            batch_cases,
+            loss,
+            sampler,
+            smoothing,
+            mix is not None,
+            targets.tobytes(),
+            training.tobytes(),
+            held.tobytes(),
         ),
         warm_up=warm_up,
         clip=clip,
@@ -182,16 +186,6 @@ def logits_of(
     return np.concatenate(found)
 
 
-def _loss(logits: Any, answer: Any, weights: Any, smoothing: float, focal: bool) -> Any:
-    """Cross-entropy, divided by the number of cases so that a rare class's batch is not scaled back down."""
-    import torch.nn.functional as F
-
-    each = F.cross_entropy(logits, answer, label_smoothing=smoothing, reduction="none")
-    if focal:
-        each = each * (1 - logits.softmax(1).gather(1, answer[:, None])[:, 0]) ** FOCAL_GAMMA
-    return (each if weights is None else each * weights[answer]).mean()
-
-
 def _mean_loss(
     network: Any, inputs: Inputs, targets: np.ndarray, part: np.ndarray, classes: int, batch_cases: int
 ) -> float:
@@ -200,4 +194,4 @@ def _mean_loss(
     logits -= logits.max(1, keepdims=True)
     true = targets[part]
     each = np.log(np.exp(logits).sum(1)) - logits[np.arange(len(part)), true]
-    return float((each * class_weights(true, classes)[true]).mean())
+    return float((each * weights_of("balanced", np.bincount(true, minlength=classes))[true]).mean())

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 import numpy as np
 
 from medspectrum import augment as augmentation
+from medspectrum import distort as distortion
 from medspectrum.case import Case, LazyImage, Task
-from medspectrum.engine import eager, openvino, solvers, train
+from medspectrum.engine import class_loss, eager, openvino, solvers, train
 from medspectrum.errors import UserError
 from medspectrum.methods import _structure, linear_probe
 from medspectrum.methods._head import Labelled
@@ -47,9 +48,13 @@ class Training(TypedDict, total=False):
     """Settings that every tuning method takes; the defaults are those of ``tune``.
 
     head_learning_rate: peak, for the head. weight_decay: of matrices. epochs: passes over the labelled cases,
-    within ``least_steps`` and ``most_steps`` steps of ``batch_cases``. loss: balanced, plain or focal.
-    smoothing: of the labels, 0 to 1. augment: small random changes by modality. mirrored: predict on the
-    picture and its mirror image. max_seconds: the steps are cut to what fits in there.
+    within ``least_steps`` and ``most_steps`` steps of ``batch_cases``. loss: balanced, plain, focal,
+    effective, adjusted or ldam; sampler: cases, classes or root (see ``engine.class_loss``). retrain_head:
+    fit the head anew, balanced, on what the tuned network says of the labelled cases (decoupled training;
+    Kang et al., ICLR 2020). smoothing: of the labels, 0 to 1. augment: small random changes by modality.
+    distort: further ones, as an apparatus makes them: names joined by + (see ``augment.DISTORTIONS``), or
+    modality for those that fit it. mix: none, mixup or cutmix. mirrored: predict on the picture and its
+    mirror image. max_seconds: the steps are cut to what fits in there.
     """
 
     head_learning_rate: float
@@ -59,8 +64,12 @@ class Training(TypedDict, total=False):
     most_steps: int
     batch_cases: int
     loss: str
+    sampler: str
+    retrain_head: bool
     smoothing: float
     augment: bool
+    distort: str
+    mix: str
     mirrored: bool
     max_seconds: float | None
 
@@ -126,8 +135,12 @@ def tune(
     most_steps: int = 200,
     batch_cases: int = 32,
     loss: str = "balanced",
+    sampler: str = "cases",
+    retrain_head: bool = False,
     smoothing: float = 0.05,
     augment: bool = True,
+    distort: str = "",
+    mix: str = "none",
     mirrored: bool = False,
     max_seconds: float | None = None,
 ) -> TunedPredictor:
@@ -141,6 +154,7 @@ def tune(
 
     if not cases:
         raise UserError("tuning needs labelled cases; this labelled set is empty")
+    _check_names(loss, sampler, distort, mix)
     if getattr(model, "network", None) is None or model.card.dims != 2:
         raise UserError(f"{model.card.name} is no 2-D network that can be tuned; use linear_probe or ridge")
     named = np.array([task.target(case) for case in cases])
@@ -187,13 +201,20 @@ def tune(
             validation=validation,
             batch_cases=batch_cases,
             loss=loss,
+            sampler=sampler,
             smoothing=smoothing,
-            augment=_augment_of(cases) if augment else None,
+            augment=_augment_of(cases, gentle=augment, distort=distort),
+            mix=distortion.mixing(mix),
             max_seconds=max_seconds,
             frozen_statistics=frozen_statistics,
             seed=seed,
         )
         settings["steps"] = fitted.best_step
+        if retrain_head:
+            seen = _features_of(module, inputs, training)
+            people = [cases[i].patient for i in training]
+            mean, factor = _set_standard(module, seen, targets[training])
+            _set_head(module, seen, targets[training], people, seed, mean, factor)
     return _predictor(model, module, settings, statistics=not frozen_statistics)
 
 
@@ -275,10 +296,27 @@ def _pictures_per_case(encoder: Encoder, cases: Sequence[Case]) -> int:
     return min(most, MOST_PICTURES)
 
 
-def _augment_of(cases: Sequence[Case]) -> train.Augment:
-    """The augmentation for the modality that most cases have."""
+def _check_names(loss: str, sampler: str, distort: str, mix: str) -> None:
+    """Raises UserError where a setting is a name that is not known."""
+    known = set(distortion.DISTORTIONS)
+    for name, given, allowed in (
+        ("loss", {loss}, set(class_loss.LOSSES)),
+        ("sampler", {sampler}, set(class_loss.SAMPLERS)),
+        ("mix", {mix}, set(distortion.MIXES)),
+        ("distort", set(filter(None, distort.split("+"))), known if distort != "modality" else {"modality"}),
+    ):
+        if given - allowed:
+            raise UserError(
+                f"{name} is one of {', '.join(sorted(allowed))}, not {', '.join(given - allowed)}"
+            )
+
+
+def _augment_of(cases: Sequence[Case], *, gentle: bool, distort: str) -> train.Augment | None:
+    """The augmentation for the modality that most cases have; None where nothing is to change."""
+    if not gentle and not distort:
+        return None
     seen = Counter(image.load().modality for case in cases[:16] for image in case.images.values())
-    change = augmentation.for_modality(seen.most_common(1)[0][0])
+    change = augmentation.chosen(seen.most_common(1)[0][0], gentle=gentle, distort=distort)
 
     def each_picture(batch: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
         if batch.ndim == 4:
@@ -349,8 +387,6 @@ def _start_from_probe(
     module: Any, model: Encoder, cases: Sequence[Case], targets: np.ndarray, present: np.ndarray, seed: int
 ) -> None:
     """Put the linear probe on the unchanged network's features into the head."""
-    import torch
-
     images: list[LazyImage] = []
     owners: list[int] = []
     for place, case in enumerate(cases):
@@ -364,7 +400,32 @@ def _start_from_probe(
     mean, factor = _set_standard(module, features, targets)
     if len(present) < 2:
         return
-    patients = [case.patient for case in cases]
+    _set_head(module, features, targets, [case.patient for case in cases], seed, mean, factor)
+
+
+def _features_of(module: Any, inputs: train.Inputs, places: np.ndarray) -> np.ndarray:
+    """(n, d) float64: what the network says of these cases' pictures, before they are standardised."""
+    import torch
+
+    module.eval()
+    with torch.inference_mode():
+        seen = [module.features(inputs.take(places[i : i + 32])) for i in range(0, len(places), 32)]
+    return torch.cat(seen).numpy().astype(np.float64)
+
+
+def _set_head(
+    module: Any,
+    features: np.ndarray,
+    targets: np.ndarray,
+    patients: list[str],
+    seed: int,
+    mean: np.ndarray,
+    factor: np.ndarray,
+) -> None:
+    """The head becomes the linear probe on these features, which are standardised by mean and factor."""
+    import torch
+
+    present = np.unique(targets)
     given = Labelled(features.astype(np.float32), targets, present, patients, ())
     weights, intercepts, _ = linear_probe.fit_logistic(given, None, seed)
     bias = intercepts + mean @ weights

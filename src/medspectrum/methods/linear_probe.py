@@ -8,6 +8,11 @@ Probabilities are those of a population in which the labelled classes are equall
 most probable class is the decision with the best balanced accuracy; they are calibrated for that
 population. ``prevalence="labelled"`` turns them to the frequencies of the labelled cases instead: better
 calibrated and more accurate where new cases come in the same mix, at the cost of the rare classes.
+
+``weighting`` says how cases count while fitting: ``classes`` (each class the same), ``root`` (a class with
+the root of its cases), ``effective`` (Cui et al. 2019, see ``engine.class_loss``) or ``none``. Whatever it
+is, the logits are shifted to the population that ``prevalence`` names; ``none`` with ``balanced`` is thereby
+the logit adjustment of Menon et al. (ICLR 2021, equation 9), ``none`` with ``labelled`` plain cross-entropy.
 """
 
 from __future__ import annotations
@@ -26,6 +31,7 @@ from medspectrum.methods._probabilities import fit_temperature, softmax
 from medspectrum.methods._scale import scale_features
 from medspectrum.registry import method
 
+WEIGHTINGS = ("classes", "root", "effective", "none")
 PENALTIES = tuple(10.0**e for e in (1, 0.5, 0, -0.5, -1, -1.5, -2, -3))
 DEFAULT_PENALTY = 0.1  # where no patient can be held out
 _CHOICE_TOLERANCE = 1e-5  # of the fits that only choose; the one that is kept is exact
@@ -42,20 +48,24 @@ def linear_probe(
     seed: int = 0,
     penalty: float | None = None,
     prevalence: Literal["balanced", "labelled"] = "balanced",
+    weighting: Literal["classes", "root", "effective", "none"] = "classes",
 ) -> LinearHead:
     """Logistic regression on frozen features, its regularisation chosen on held-out patients.
 
-    penalty: of the squared weights on scaled features; None chooses. prevalence: see the file's head.
+    penalty: of the squared weights on scaled features; None chooses. prevalence, weighting: see the file's
+    head.
     """
     if prevalence not in ("balanced", "labelled"):
         raise UserError(f"prevalence is balanced or labelled, not {prevalence!r}.")
+    if weighting not in WEIGHTINGS:
+        raise UserError(f"weighting is one of {', '.join(WEIGHTINGS)}, not {weighting!r}.")
     if penalty is not None and not penalty > 0:
         raise UserError(f"penalty must be above 0, not {penalty}.")
     given = labelled_cases(model, cases, task)
-    settings: dict[str, Any] = {"prevalence": prevalence}
+    settings: dict[str, Any] = {"prevalence": prevalence, "weighting": weighting}
     if len(given.present) == 1:
         return only_class(model, given, settings)
-    weights, intercepts, chosen = fit_logistic(given, penalty, seed)
+    weights, intercepts, chosen = fit_logistic(given, penalty, seed, weighting)
     if prevalence == "labelled":
         log_share = np.log(np.bincount(given.labels) / len(given.labels))
         intercepts = intercepts + (log_share[1:] - log_share[:1] if len(intercepts) == 1 else log_share)
@@ -63,12 +73,18 @@ def linear_probe(
     return LinearHead(model, given.classes, weights, intercepts, given.present, len(cases), settings)
 
 
-def fit_logistic(given: Labelled, penalty: float | None, seed: int) -> tuple[np.ndarray, np.ndarray, float]:
-    """Weights (d, c), intercepts (c,) for raw features, temperature included; and the penalty chosen."""
+def fit_logistic(
+    given: Labelled, penalty: float | None, seed: int, weighting: str = "classes"
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Weights (d, c), intercepts (c,) for raw features, temperature included; and the penalty chosen.
+
+    The logits are of a population with equally common classes, whatever the weighting of the cases.
+    """
     from medspectrum.engine.solvers import class_weights, logistic
 
     k, labels = len(given.present), given.labels
     balance = class_weights(labels, k)
+    counting, shift = _counting(labels, k, weighting)
     mean, factor = scale_features(given.rows, labels, balance)
     rows = (given.rows - mean) * factor
     penalties = np.array(PENALTIES if penalty is None else (penalty,))
@@ -77,23 +93,39 @@ def fit_logistic(given: Labelled, penalty: float | None, seed: int) -> tuple[np.
     if fold is None:
         if penalty is None:
             penalties = np.array([DEFAULT_PENALTY])
-        fits, _ = logistic(rows, labels, classes=k, penalties=penalties, weights=balance)
+        fits, _ = logistic(rows, labels, classes=k, penalties=penalties, weights=counting)
         fit, best = fits[0], 0
     else:
         used = range(1 if len(labels) > _ONE_FOLD_ABOVE else fold.max() + 1)
-        learned = np.array([np.where(fold == i, 0.0, balance) for i in used])
+        learned = np.array([np.where(fold == i, 0.0, counting) for i in used])
         fits, logits = logistic(
             rows, labels, classes=k, penalties=penalties, weights=learned, tolerance=_CHOICE_TOLERANCE
         )
         held = [_held_out(fold, labels, i) for i in used]
         where = np.concatenate(held)
-        outer = np.concatenate([logits[i][:, rows_] for i, rows_ in enumerate(held)], axis=1)
+        outer = np.concatenate([logits[i][:, rows_] for i, rows_ in enumerate(held)], axis=1) + shift
         best = _least_loss(outer, labels[where], balance[where])
         temperature = fit_temperature(outer[best], labels[where], balance[where]) if len(where) else 1.0
-        fits, _ = logistic(rows, labels, classes=k, penalties=penalties[best : best + 1], weights=balance)
+        fits, _ = logistic(rows, labels, classes=k, penalties=penalties[best : best + 1], weights=counting)
         fit = fits[0]
     weights = temperature * factor[:, None] * fit.weights[0]
-    return weights, temperature * fit.intercepts[0] - mean @ weights, float(penalties[best])
+    return weights, temperature * (fit.intercepts[0] + shift) - mean @ weights, float(penalties[best])
+
+
+def _counting(labels: np.ndarray, k: int, weighting: str) -> tuple[np.ndarray, np.ndarray | float]:
+    """(n,) weights of the cases, mean 1, and what turns the logits to equally common classes: (c,), or 0."""
+    from medspectrum.engine.class_loss import weights_of
+    from medspectrum.engine.solvers import class_weights
+
+    if weighting == "classes":
+        return class_weights(labels, k), 0.0
+    counts = np.bincount(labels, minlength=k).astype(np.float64)
+    if weighting == "root":
+        each = counts**-0.5 * counts.sum() / np.sqrt(counts).sum()
+    else:
+        each = weights_of("plain" if weighting == "none" else weighting, counts).astype(np.float64)
+    seen = np.log(each * counts)
+    return each[labels], (seen[:1] - seen[1:] if k == 2 else -seen)
 
 
 def _held_out(fold: np.ndarray, labels: np.ndarray, i: int) -> np.ndarray:

@@ -24,7 +24,7 @@ Definitions (all agree with scikit-learn where it has the score):
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, overload
 
 import numpy as np
@@ -134,6 +134,37 @@ def calibration_curve(
         "probability": np.bincount(where, promised, bins)[used] / cases[used],
         "frequency": np.bincount(where, came.astype(np.float64), bins)[used] / cases[used],
         "cases": cases[used],
+    }
+
+
+HEAD, TAIL = 0.5, 0.2
+"""A class belongs to the head with at least this share of the largest class's cases, to the tail with at most
+that. Liu et al. (CVPR 2019) take 100 and 20 cases; a clinic's set is often smaller than that as a whole."""
+
+
+def long_tail(counts: Sequence[int]) -> dict[str, list[int]]:
+    """Columns of the ``head``, ``medium`` and ``tail`` classes, by their cases; {} where there is no tail.
+
+    Groups without a class are left out.
+    """
+    most = max(counts, default=0)
+    groups: dict[str, list[int]] = {"head": [], "medium": [], "tail": []}
+    for column, n in enumerate(counts):
+        name = "head" if n >= HEAD * most else "tail" if n <= TAIL * most else "medium"
+        groups[name].append(column)
+    return {name: columns for name, columns in groups.items() if columns} if groups["tail"] else {}
+
+
+def some_classes(
+    probabilities: np.ndarray, truth: np.ndarray, classes: Sequence[int], weights: np.ndarray | None = None
+) -> dict[str, Any]:
+    """Balanced accuracy and F1 over some of the classes alone; NaN where none of them has cases."""
+    hit, actual, predicted = (
+        x[list(classes)] for x in _counts(probabilities, truth, _columns(weights, len(truth)))
+    )
+    return {
+        "balanced_accuracy": _give(_nanmean(_ratio(hit, actual)), weights),
+        "f1": _give(_nanmean(_ratio(2 * hit, actual + predicted)), weights),
     }
 
 

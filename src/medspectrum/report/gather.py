@@ -124,8 +124,11 @@ def trial_by_id(results: Mapping[str, Any], trial_id: Any) -> Trial | None:
 
 
 def columns_of(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """The keys of all rows of a per-class or per-centre table that hold anything, by first appearance."""
-    keys = in_order([key for row in rows.values() for key in row])
+    """The keys of all rows of a table by class, centre or group that hold anything, by first appearance.
+
+    ``classes``, the members of a group, belong to its name and are no column.
+    """
+    keys = in_order([key for row in rows.values() for key in row if key != "classes"])
     return [key for key in keys if any(row.get(key) is not None for row in rows.values())]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from medspectrum.case import Case, CaseSet, ClassTarget, LazyImage
 from medspectrum.engine.threads import one_blas_thread
 from medspectrum.errors import UserError
 from medspectrum.metrics.bootstrap import RESAMPLES, intervals, paired_difference, resampled
-from medspectrum.metrics.classification import one_class
+from medspectrum.metrics.classification import long_tail, one_class, some_classes
 from medspectrum.registry import task
 from medspectrum.tasks._centres import by_centre
 
@@ -31,8 +32,11 @@ class Classify:
     level = "pooled"
     strata = 2
 
-    def __init__(self, classes: Sequence[str], *, primary: str = "auc") -> None:
-        """classes: the columns of every prediction, in order; for two, the last is the positive one."""
+    def __init__(self, classes: Sequence[str], *, primary: str = "auc", counts: Sequence[int] = ()) -> None:
+        """classes: the columns of every prediction, in order; for two, the last is the positive one.
+
+        counts: cases of each class in the data set, by which rare classes are told from common ones.
+        """
         if len(set(classes)) != len(classes) or len(classes) < 2:
             raise UserError(
                 f"classification needs two or more different classes; got {', '.join(classes) or 'none'}: "
@@ -42,6 +46,7 @@ class Classify:
             raise UserError(f"no score is called {primary!r}; there are: {', '.join(REPORTED)}.")
         self.classes = tuple(classes)
         self.primary = primary
+        self.counts = tuple(map(int, counts))
         self._index = {label: i for i, label in enumerate(self.classes)}
 
     @classmethod
@@ -54,7 +59,9 @@ class Classify:
                 f"the {len(cases)} cases carry {found}; classification needs a class per case: sort images "
                 "into a folder per class, or name the column with --label"
             )
-        return cls(CaseSet("", "", tuple(cases)).labels())
+        classes = CaseSet("", "", tuple(cases)).labels()
+        found = Counter(own.label for case in cases if (own := case.asked(ClassTarget)))
+        return cls(classes, counts=[found[label] for label in classes])
 
     def seen(self, case: Case) -> list[LazyImage]:
         """The case's images."""
@@ -101,7 +108,8 @@ class Classify:
 
         Each score is {"value", "low", "high"}, None where undefined. resamples: of patients, from which
         the 95 % intervals of ``scores`` are taken; 0 for values alone. ``per_class``: each class against
-        the rest, and ``per_centre`` ({} where no case names one): values alone; see ``in_detail``.
+        the rest, ``per_centre`` ({} where no case names one) and ``per_group`` ({} where no class is rare
+        beside another): values alone; see ``in_detail``.
         """
         probabilities, truth = self._checked(probabilities, cases)
         patients = [case.patient for case in cases]
@@ -116,7 +124,7 @@ class Classify:
     def in_detail(
         self, probabilities: np.ndarray, cases: Sequence[Case], *, seed: int = 0, resamples: int = RESAMPLES
     ) -> dict[str, Any]:
-        """``per_class`` and ``per_centre`` with their intervals, which cost a resampling each."""
+        """``per_class``, ``per_centre``, ``per_group`` with their intervals, which cost a resampling each."""
         probabilities, truth = self._checked(probabilities, cases)
         return self._parts(probabilities, truth, cases, resamples=resamples, seed=seed)
 
@@ -157,7 +165,7 @@ class Classify:
 
     def settings(self) -> dict[str, Any]:
         """Classes and the primary score."""
-        return {"classes": list(self.classes), "primary": self.primary}
+        return {"classes": list(self.classes), "primary": self.primary, "counts": list(self.counts)}
 
     def _checked(self, probabilities: np.ndarray, cases: Sequence[Case]) -> tuple[np.ndarray, np.ndarray]:
         probabilities = np.asarray(probabilities, dtype=np.float64)
@@ -179,7 +187,7 @@ class Classify:
         resamples: int,
         seed: int,
     ) -> dict[str, Any]:
-        """Scores of each class, and of each centre; cases without a centre stand under ``unknown``."""
+        """Scores of each class, of each centre (``unknown`` where there is none), of common and rare ones."""
         patients = np.array([case.patient for case in cases])
         per_class = {
             label: {
@@ -204,4 +212,17 @@ class Classify:
                 seed=seed,
             ),
         )
-        return {"per_class": per_class, "per_centre": per_centre}
+        per_group = {
+            group: {
+                "classes": [self.classes[c] for c in members],
+                "n": int(np.isin(truth, members).sum()),
+                **resampled(
+                    partial(some_classes, probabilities, truth, members),
+                    patients.tolist(),
+                    resamples=resamples,
+                    seed=seed,
+                ),
+            }
+            for group, members in long_tail(self.counts).items()
+        }
+        return {"per_class": per_class, "per_centre": per_centre, "per_group": per_group}
