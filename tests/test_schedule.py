@@ -10,6 +10,7 @@ from medspectrum.registry import Entry
 from medspectrum.schedule import Config, run_schedule
 
 PREDICTING = 8.0
+FREE = ("knn", "probe", "ridge")
 
 
 def budget(name: str, cases: int) -> Budget:
@@ -39,7 +40,7 @@ class Lab:
     def __call__(self, queue):
         for trial in queue:
             labels = {b.name: len(b.cases) for b in CHAIN}[trial.budget]
-            fitting = 0.0 if trial.method == "probe" else 0.01 * pictures_seen(labels)
+            fitting = 0.0 if trial.method in FREE else 0.01 * pictures_seen(labels)
             self.left -= fitting + PREDICTING
             self.ran.append((trial.method, trial.budget))
             yield {
@@ -93,3 +94,10 @@ def test_a_head_on_frozen_maps_is_not_expected_to_cost_the_network():
     assert ("decoder", "5") in lab.ran
     assert not any(method == "lora" for method, _ in lab.ran)
     assert any(d.method == "lora" and "would take" in d.reason for d in dropped)
+
+
+def test_every_cheap_method_has_its_turn_at_the_largest_set_before_any_learning_curve():
+    lab = Lab(3.5 * PREDICTING, {"knn": 0.8, "probe": 0.9, "ridge": 0.95})
+    run(lab, [config(name, 0, trains="head") for name in ("ridge", "probe", "knn")])
+    assert lab.ran[:3] == [("knn", "full"), ("probe", "full"), ("ridge", "full")]
+    assert ("knn", "1") in lab.ran

@@ -106,19 +106,24 @@ def run_schedule(
 ) -> tuple[list[Record], list[Dropped]]:
     """Run the trials. Without a limit all of them; with one, successive halving of the dear methods.
 
-    ``remaining`` gives the seconds left. Cheap methods are run everywhere first. Then every dear
-    configuration is tried on the smallest rung; the better half (by validation) goes to the next, up to
-    the full budget; what time is left fills in further draws and budgets of the survivors.
+    ``remaining`` gives the seconds left. Cheap methods are run everywhere first, beginning with the largest
+    labelled set, which decides. Then every dear configuration is tried on the smallest rung; the better half
+    (by validation) goes to the next, up to the full budget; what time is left fills in further draws and
+    budgets of the survivors.
     Source: Jamieson & Talwalkar 2016, successive halving, with the number of labels as the resource.
     """
     if remaining is None:
         return list(execute(cheap_first(configs, budgets, seed))), []
     clock = _Clock(remaining)
     light = [c for c in configs if not c.tuned]
-    records = list(execute(_while_time(cheap_first(light, budgets, seed), remaining)))
+    rungs = _rungs(budgets)
+    # the largest labelled set decides, so no method may miss its turn there to another one's learning curve
+    deciding = rungs[-1:]
+    others = [b for b in budgets if b not in deciding]
+    queue = [*cheap_first(light, deciding, seed), *cheap_first(light, others, seed)]
+    records = list(execute(_while_time(queue, remaining)))
     dropped: list[Dropped] = []
     alive = [c for c in configs if c.tuned]
-    rungs = _rungs(budgets)
     for index, rung in enumerate(rungs):
         affordable = []
         for config in sorted(alive, key=lambda c: (c.rank, c.method.facts.get("cost", 0), c.method.name)):
