@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,41 @@ def groups(task: Classify, predictor: Any, cases: Any) -> dict[str, float | None
     }
 
 
+def at_equal_head(runs: list[dict[str, dict[str, dict[str, float | None]]]]) -> dict[str, Any]:
+    """Tail against head as the logits are moved from the mix of the cases to equally common classes.
+
+    runs: per split, way and part of the way moved. Per way: the mean of head and tail over the splits at each
+    part, and the tail where the head is as good as plain cross-entropy's (read off between two parts).
+    """
+    told: dict[str, Any] = {}
+    goal = float(np.mean([r[PLAIN]["0"]["head"] for r in runs]))
+    for way in runs[0]:
+        parts = list(runs[0][way])
+        head, tail = (
+            np.array([np.nanmean([_number(r[way][part][g]) for r in runs]) for part in parts])
+            for g in ("head", "tail")
+        )
+        order = np.argsort(head, kind="stable")
+        told[way] = {
+            "moved": [float(p) for p in parts],
+            "head": head.round(4).tolist(),
+            "tail": tail.round(4).tolist(),
+            "tail_at_the_head_of_plain": round(float(np.interp(goal, head[order], tail[order])), 4),
+        }
+    return told
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else value
+
+
+def moved(head: Any, part: float, task: Classify, cases: Any) -> Any:
+    """The balanced head, its logits moved by this part of the way to the mix of the training cases."""
+    counts = np.bincount([task.target(c) for c in cases], minlength=len(task.classes))[head.present]
+    share = np.log(counts / counts.sum())
+    return replace(head, intercepts=head.intercepts + part * share)
+
+
 def beside_plain(runs: list[dict[str, dict[str, float | None]]]) -> dict[str, Any]:
     """Per way: mean of each score over the splits, and its difference to plain with an interval."""
     rng = np.random.default_rng(0)
@@ -122,11 +158,22 @@ def main() -> None:
         ]
         for model, size in ENCODERS:
             encoder = resolve(model, size=size)
-            runs = []
+            runs, curves = [], []
             for split in splits:
                 learned = {way: linear_probe(encoder, split.train, task, **how) for way, how in HEADS.items()}
                 runs.append({way: groups(task, head, split.test) for way, head in learned.items()})
+                balanced = {PLAIN: learned["logit adjustment"], **{w: learned[w] for w in list(HEADS)[2:]}}
+                curves.append(
+                    {
+                        way: {
+                            f"{1 - part:g}": groups(task, moved(head, part, task, split.train), split.test)
+                            for part in (1, 0.75, 0.5, 0.25, 0)
+                        }
+                        for way, head in balanced.items()
+                    }
+                )
             told[f"linear_probe on {model}"] = beside_plain(runs)
+            told[f"trade-off on {model}"] = at_equal_head(curves)
             print(name, model, round(time.perf_counter() - clock), "s", flush=True)
             if not given.tuned or model != "efficientnet-lite0":
                 continue
