@@ -31,6 +31,7 @@ def show(verb: str, result: Any) -> None:
         "explore": _explore,
         "predict": _predict,
         "evaluate": _evaluate,
+        "curate": _curate,
         "register": _register,
         "segment": _segment,
         "doctor": _doctor,
@@ -206,6 +207,22 @@ def _evaluate(console: Any, results: dict[str, Any]) -> None:
     _table(console, rows, {"score": "score", "value": "value", "low": "95 % interval from", "high": "to"})
     _left_out(console, results)
     console.print(Text(f"report: {results['report']}"))
+
+
+def _curate(console: Any, result: dict[str, Any]) -> None:
+    from rich.text import Text
+
+    rows = result["chosen"][:10]
+    _table(console, rows, {k: k for k in ("rank", "case", "patient", "class", "reason")})
+    coverage = result["coverage"]
+    console.print(
+        Text(
+            f"{len(result['chosen'])} of {result['pool']['cases']} cases chosen; likeness to the nearest "
+            f"{coverage['chosen']['mean']:.3f}, by chance {coverage['chance']['mean']:.3f}"
+        )
+    )
+    _left_out(console, result)
+    console.print(Text(f"gallery: {result['gallery']}"))
 
 
 def _register(console: Any, result: dict[str, Any]) -> None:

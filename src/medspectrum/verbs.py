@@ -14,6 +14,7 @@ VERBS = {
     "explore": "medspectrum.explore",
     "predict": "medspectrum.evaluate",
     "evaluate": "medspectrum.evaluate",
+    "curate": "medspectrum.curate",
     "register": "medspectrum.register",
     "segment": "medspectrum.segment",
     "models": "medspectrum.catalogue",
