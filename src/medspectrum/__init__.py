@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from medspectrum.catalogue import methods as methods
     from medspectrum.catalogue import models as models
     from medspectrum.catalogue import tasks as tasks
+    from medspectrum.curate import curate as curate
     from medspectrum.describe import describe as describe
     from medspectrum.doctor import doctor as doctor
     from medspectrum.evaluate import evaluate as evaluate

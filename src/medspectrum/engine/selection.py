@@ -35,7 +35,7 @@ class Room:
     open: (n,) bool. slots: (n,) numbers of the groups, or None where there is no limit.
     """
 
-    def __init__(self, count: int, groups: Sequence[object] | None, limit: int | None) -> None:
+    def __init__(self, count: int, groups: Sequence[object] | np.ndarray | None, limit: int | None) -> None:
         self.open = np.ones(count, bool)
         self.limit, self.slots = limit, None
         if groups is not None and limit is not None:
@@ -78,7 +78,7 @@ def unit_rows(features: np.ndarray) -> np.ndarray:
     return rows
 
 
-def fair_limit(groups: Sequence[object], count: int) -> int:
+def fair_limit(groups: Sequence[object] | np.ndarray, count: int) -> int:
     """The least number per group with which ``count`` rows can be had: every group gives, none gives more."""
     _, sizes = np.unique(np.asarray(groups, dtype=str), return_counts=True)
     limit = 1
@@ -203,7 +203,7 @@ def _greedy(
     for start in range(0, len(columns), BLOCK):
         part = np.maximum(alike[start : start + BLOCK] - best, 0)
         bounds[start : start + BLOCK] = part.sum(axis=1, dtype=np.float64)
-    heap = [(-bound, place) for place, bound in enumerate(bounds)]
+    heap = [(-float(bound), place) for place, bound in enumerate(bounds)]
     heapq.heapify(heap)
     chosen: list[int] = []
     held = np.empty(len(seen), np.float32)
@@ -320,8 +320,8 @@ def clusters_of(rows: np.ndarray, count: int, *, seed: int = 0) -> np.ndarray:
 
     count = min(count, len(np.unique(rows, axis=0)) if len(rows) <= EXACT else len(rows))
     if len(rows) <= EXACT:
-        return KMeans(count, n_init=1, random_state=seed).fit_predict(rows)
-    return MiniBatchKMeans(count, n_init=1, batch_size=4096, random_state=seed).fit_predict(rows)
+        return KMeans(count, n_init="auto", random_state=seed).fit_predict(rows)
+    return MiniBatchKMeans(count, n_init="auto", batch_size=4096, random_state=seed).fit_predict(rows)
 
 
 def typical(
