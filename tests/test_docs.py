@@ -14,6 +14,7 @@ import pytest
 from sybil.document import Document
 from sybil.parsers.myst import CodeBlockParser, PythonCodeBlockParser
 
+from made_identifiers import made_ct
 from made_outlines import write_pairs
 
 ROOT = Path(__file__).parents[1]
@@ -84,6 +85,7 @@ def place(tmp_path_factory):
     write_pairs(folder / "new_cells", 3)
     _write_table(folder, 18)
     _write_prompts(folder)
+    made_ct(folder / "hospital" / "Zwetschkenbaum_Ottokar" / "first.dcm")
     before, cache = Path.cwd(), os.environ.get("MEDSPECTRUM_CACHE")
     os.environ["MEDSPECTRUM_CACHE"] = str(folder / "cache")
     os.chdir(folder)

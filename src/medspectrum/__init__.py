@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from medspectrum.catalogue import models as models
     from medspectrum.catalogue import tasks as tasks
     from medspectrum.curate import curate as curate
+    from medspectrum.deidentify import deidentify as deidentify
     from medspectrum.describe import describe as describe
     from medspectrum.doctor import doctor as doctor
     from medspectrum.evaluate import evaluate as evaluate

@@ -34,6 +34,7 @@ def show(verb: str, result: Any) -> None:
         "curate": _curate,
         "register": _register,
         "segment": _segment,
+        "deidentify": _deidentify,
         "doctor": _doctor,
     }
     if verb in printers:
@@ -249,6 +250,25 @@ def _segment(console: Any, result: dict[str, Any]) -> None:
         )
     )
     _left_out(console, result)
+
+
+def _deidentify(console: Any, result: dict[str, Any]) -> None:
+    from rich.text import Text
+
+    kinds = ", ".join(f"{count} {kind}" for kind, count in result["kinds"].items())
+    console.print(
+        Text(
+            f"{result['written']} of {result['files']} files de-identified ({kinds or 'none'}), "
+            f"{result['seconds']:.1f} s: {result['out']}"
+        )
+    )
+    for words in result["warnings"]:
+        console.print(Text(words, style="yellow"))
+    for row in result["left_out"][:5]:
+        console.print(Text(f"left out: {row['source']}: {row['reason']}", style="yellow"))
+    if len(result["left_out"]) > 5:
+        console.print(Text(f"and {len(result['left_out']) - 5} more (deidentified.csv)", style="yellow"))
+    console.print(Text(f"keep the key, and keep it apart from the files: {result['key']}"))
 
 
 def _left_out(console: Any, result: dict[str, Any]) -> None:

@@ -17,6 +17,7 @@ VERBS = {
     "curate": "medspectrum.curate",
     "register": "medspectrum.register",
     "segment": "medspectrum.segment",
+    "deidentify": "medspectrum.deidentify",
     "models": "medspectrum.catalogue",
     "methods": "medspectrum.catalogue",
     "tasks": "medspectrum.catalogue",

@@ -1,0 +1,63 @@
+"""One file in, what may leave the house out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from medspectrum.deid import dicom, dicom_file
+from medspectrum.deid.known import Known
+from medspectrum.deid.options import Options
+from medspectrum.deid.secret import Secret
+from medspectrum.errors import UnreadableFile
+
+NOT_COPIED = {
+    "link": "is a link; put the file itself there",
+    "special": "is no ordinary file",
+    "unreadable": "may not be opened; ask for read access",
+    "dicomdir": "is a DICOMDIR, an index that names patients; make a new one from what was written",
+    "unknown": "is of a kind that cannot be cleaned; it stays where it is",
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a file became: its content, or None and why; how often each thing was done to it."""
+
+    content: bytes | None
+    done: Counter[str]
+    reason: str = ""
+    warning: str = ""
+
+
+def handled(path: Path, kind: str, shown: str, secret: Secret, known: Known, options: Options) -> Result:
+    """De-identify one file. Nothing of its content stands in the result but what may leave the house."""
+    if kind in NOT_COPIED:
+        return Result(None, Counter(), NOT_COPIED[kind])
+    if kind.endswith(" archive"):
+        return Result(None, Counter(), f"is a {kind}; unpack it first")
+    handler = HANDLERS.get(kind)
+    if handler is None:
+        return Result(None, Counter(), NOT_COPIED["unknown"])
+    try:
+        return handler(path, shown, secret, known, options)
+    except UnreadableFile as error:
+        return Result(None, Counter(), error.reason)
+    except Exception as error:  # noqa: BLE001 - whatever a parser raises may quote the file, so only its type is told
+        return Result(
+            None, Counter(), f"cannot be read as {kind.upper()} ({type(error).__name__}); send it again"
+        )
+
+
+def _dicom(path: Path, shown: str, secret: Secret, known: Known, options: Options) -> Result:
+    with dicom_file.quiet():
+        data = dicom_file.read(path, shown)
+        done = dicom.deidentified(data, secret, known, options)
+        dicom_file.whole(data, shown)
+        dicom.mark(data, options, pixels=False)
+    return Result(dicom_file.encoded(data), done)
+
+
+HANDLERS: dict[str, Callable[[Path, str, Secret, Known, Options], Result]] = {"dicom": _dicom}
