@@ -14,6 +14,7 @@ from medspectrum import duplicates
 from medspectrum.case import BoxTarget, Case, CaseSet, ClassTarget, LeftOut, MaskTarget, label_order
 from medspectrum.datasets import load
 from medspectrum.errors import UserError
+from medspectrum.leakage.find import find_leaks, pictures_again
 from medspectrum.mask_scan import look_at_masks, mask_warnings
 from medspectrum.scan import FactStore, Scan, scan
 
@@ -100,6 +101,7 @@ def describe_cases(
     cases = case_set.cases
     twice = _duplicates(cases, seen, cache)
     leaks = _leaks(cases, twice)
+    pairs = find_leaks(cases, twice)
     unreadable = [
         {"source": source, "reason": reason, "case": cases[index].id}
         for index, source, reason in seen.unreadable
@@ -128,6 +130,8 @@ def describe_cases(
         "split": _split(cases),
         "split_leaks": leaks[:LISTED],
         "split_leak_count": len(leaks),
+        "leaks": pairs[:LISTED],
+        "leak_count": len(pairs),
         "decoded": seen.decoded,
     }
     facts["warnings"] = [*case_set.warnings, *_warnings(facts, seen)]
@@ -253,6 +257,8 @@ def _duplicates(cases: Sequence[Case], seen: Scan, cache: str | Path | None) -> 
             exact.append(ids)
     near = [(cases[int(seen.case[p.first])].id, cases[int(seen.case[p.second])].id, p.kind) for p in pairs]
     near = [(one, two, kind) for one, two, kind in near if one != two]
+    closer, unsearched = pictures_again(cases, seen, [(one, two) for one, two, _ in near], cache)
+    near += closer
     return {
         "exact": exact[:LISTED],
         "near": [[one, two] for one, two, _ in near[:LISTED]],
@@ -260,6 +266,7 @@ def _duplicates(cases: Sequence[Case], seen: Scan, cache: str | Path | None) -> 
         "exact_groups": len(exact),
         "near_pairs": len(near),
         "complete": complete and max(len(exact), len(near)) <= LISTED,
+        "unsearched": unsearched,
     }
 
 
@@ -320,6 +327,7 @@ def _warnings(facts: Mapping[str, Any], seen: Scan) -> list[str]:
         said.append(f"{twice['near_pairs']} pairs of cases show nearly the same picture ({words})")
     if not twice["complete"]:
         said.append("so many images are alike that not all duplicates are listed")
+    said += twice["unsearched"]
     by_kind = Counter(leak["kind"] for leak in facts["split_leaks"])
     if by_kind["patient"]:
         said.append(f"{by_kind['patient']} patients stand in more than one part of the given split")
@@ -391,6 +399,11 @@ def _lines(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
         lines.append(("given split", ", ".join(sides)))
         lines.append(
             ("leaks", f"{facts['split_leak_count']:,}" if facts["split_leak_count"] else "none found")
+        )
+    if facts["leak_count"]:
+        kinds = Counter(leak["kind"] for leak in facts["leaks"])
+        lines.append(
+            ("pairs to keep together", ", ".join(f"{kind} {n:,}" for kind, n in kinds.most_common()))
         )
     lines.append(
         ("duplicates", f"{twice['exact_groups']:,} exact groups, {twice['near_pairs']:,} near pairs")
