@@ -129,7 +129,7 @@ def test_a_wrong_name_is_one_sentence_and_exit_code_2():
 def test_a_wrong_command_is_told_the_right_one():
     told = run("explor")
     assert told.returncode == 2
-    assert told.stderr == "medspectrum: there is no command 'explor'; did you mean explore?\n"
+    assert told.stderr == "medspectrum: there is no command 'explor'; did you mean explore or explain?\n"
 
 
 def test_methods_name_all_their_settings():

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from medspectrum.doctor import doctor as doctor
     from medspectrum.evaluate import evaluate as evaluate
     from medspectrum.evaluate import predict as predict
+    from medspectrum.explain import explain as explain
     from medspectrum.explore import explore as explore
     from medspectrum.register import register as register
     from medspectrum.segment import segment as segment

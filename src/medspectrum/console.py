@@ -32,6 +32,7 @@ def show(verb: str, result: Any) -> None:
         "predict": _predict,
         "evaluate": _evaluate,
         "curate": _curate,
+        "explain": _explain,
         "register": _register,
         "segment": _segment,
         "deidentify": _deidentify,
@@ -224,6 +225,19 @@ def _curate(console: Any, result: dict[str, Any]) -> None:
     )
     _left_out(console, result)
     console.print(Text(f"gallery: {result['gallery']}"))
+
+
+def _explain(console: Any, results: dict[str, Any]) -> None:
+    from rich.text import Text
+
+    names = {True: "passed", False: "failed", None: "too few patients"}
+    rows = [
+        {"method": m["name"], "verdict": names[m["passed"]], "failed": ", ".join(m["failed"])}
+        for m in results["methods"].values()
+    ]
+    _table(console, rows, {"method": "map", "verdict": "tests", "failed": "failed"})
+    _left_out(console, results)
+    console.print(Text(f"{results['data']['cases']} cases explained; report: {results['report']}"))
 
 
 def _register(console: Any, result: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ VERBS = {
     "predict": "medspectrum.evaluate",
     "evaluate": "medspectrum.evaluate",
     "curate": "medspectrum.curate",
+    "explain": "medspectrum.explain",
     "register": "medspectrum.register",
     "segment": "medspectrum.segment",
     "deidentify": "medspectrum.deidentify",

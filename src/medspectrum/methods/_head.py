@@ -50,6 +50,12 @@ class LinearHead:
             found.append(softmax(logits) if logits.shape[1] else np.ones((len(some), 1)))
         return spread_to_all(np.concatenate(found), self.present, len(self.classes), self.labelled)
 
+    def head(self) -> Any:
+        """The head as torch computes it: features (n, d) -> logits of ``present``."""
+        from medspectrum.engine import heads
+
+        return heads.linear(self.weights, self.intercepts)
+
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """What restore needs."""
         arrays = {"weights": self.weights, "intercepts": self.intercepts, "present": self.present}

@@ -47,6 +47,12 @@ class Neighbours:
             found.append(_votes(alike, self.labels, k, [self.neighbours])[0])
         return spread_to_all(np.concatenate(found), self.present, len(self.classes), len(self.labels))
 
+    def head(self) -> Any:
+        """The head as torch computes it: features (n, d) -> logits of ``present``; see there."""
+        from medspectrum.engine import heads
+
+        return heads.nearest(self.rows, self.mean, self.labels, len(self.present), self.neighbours)
+
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """What restore needs."""
         arrays = {"rows": self.rows, "mean": self.mean, "labels": self.labels, "present": self.present}

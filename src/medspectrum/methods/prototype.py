@@ -50,6 +50,12 @@ class Prototypes:
         shares = softmax(logits) if len(self.present) > 1 else np.ones((len(cases), 1))
         return spread_to_all(shares, self.present, len(self.classes), self.labelled)
 
+    def head(self) -> Any:
+        """The head as torch computes it: features (n, d) -> logits of ``present``."""
+        from medspectrum.engine import heads
+
+        return heads.directions(self.centre, self.directions, self.sharpness)
+
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """What restore needs."""
         arrays = {"centre": self.centre, "directions": self.directions, "present": self.present}

@@ -1,0 +1,321 @@
+"""Why a predictor answers as it does: maps over the original pixels, like cases, and tests of the maps."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medspectrum import __version__, store
+from medspectrum.case import Case, LeftOut
+from medspectrum.errors import UnreadableFile, UserError
+from medspectrum.evaluate import _open
+from medspectrum.outcome import Thumbnails, plain, write_left_out
+from medspectrum.plan import Plan
+from medspectrum.predictor import SavedPredictor
+from medspectrum.progress import Progress, progress_for
+from medspectrum.saliency.checks import CHECKS, Tested, verdict
+from medspectrum.saliency.maps import METHODS, NAMES
+
+FORMAT = 1
+
+
+def explain(
+    predictor: Path,
+    data: Path,
+    *,
+    out: Path,
+    methods: str = "",
+    cases: int = 12,
+    of: str = "",
+    train: Path | None = None,
+    layout: str | None = None,
+    image: str | None = None,
+    label: str | None = None,
+    patient: str | None = None,
+    split: str | None = None,
+    part: str | None = None,
+    patient_pattern: str | None = None,
+    mask: str | None = None,
+    seed: int = 0,
+    cache: Path | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Show what a predictor's answers hang on, and test whether the maps that show it can be believed.
+
+    predictor: the folder 'predictor' of a finished run.
+    data: folder, table or archive of cases; where they have masks or boxes, maps are held against those.
+    out: folder for explanations.json, report.html, overlays and, of volumes, maps as NIfTI.
+    methods: names separated by commas; all that the network allows, where empty.
+    cases: how many are explained, drawn by the seed and evenly over the answers; 0 for all.
+    of: the class whose score is explained; the one that was answered, where empty.
+    train: labelled cases, among which the most alike are shown beside each case.
+    layout: name of the data's layout where it is not recognised by itself.
+    image: column(s) with image paths, separated by commas (tables).
+    label: column with the class (tables).
+    patient: column with the patient (tables).
+    split: column with train, val or test (tables).
+    part: explain cases of this part of a given split only (train, val or test).
+    patient_pattern: regular expression whose first group is the patient in a file's name.
+    mask: column with the path of the label map (tables).
+    seed: where every random choice starts.
+    cache: folder for features, shared between runs.
+    quiet: show no progress.
+
+    Returns the content of explanations.json. Raises UserError where the predictor cannot be explained.
+    """
+    columns = Plan(
+        layout=layout,
+        image=image,
+        label=label,
+        patient=patient,
+        split=split,
+        patient_pattern=patient_pattern,
+        mask=mask,
+    )
+    folder = Path(out)
+    asked = _asked(methods)
+    with progress_for(quiet=quiet) as progress:
+        saved, task, case_set, left_out = _open(predictor, data, columns, cache, progress)
+        _explainable(saved, of)
+        some = [c for c in case_set.cases if part is None or c.split == part]
+        if not some:
+            raise UserError(f"no case stands in the part {part!r} of the given split")
+        probabilities = saved.predictor.predict(some)
+        chosen = _drawn(probabilities.argmax(axis=1), cases or len(some), seed)
+        some, probabilities = [some[i] for i in chosen], probabilities[chosen]
+        rows, failed = _explained(saved, task, some, probabilities, asked, of, folder, seed, progress)
+        left_out += failed
+        if not rows:
+            raise UserError(
+                f"none of the {len(some)} cases can be explained; {failed[0].source}: {failed[0].reason}"
+            )
+        thumbnails: dict[str, Any] = {}
+        if train is not None:
+            labelled, lost = _labelled(saved, train, columns, cache, progress)
+            left_out += lost
+            thumbnails = dict(_beside(saved, rows, some, labelled))
+    used = list(dict.fromkeys(name for row in rows for name in row["methods"]))
+    people = [row["patient"] for row in rows]
+    results = plain(
+        {
+            "format": FORMAT,
+            "version": __version__,
+            "task": {"name": task.name, "classes": list(task.classes)},
+            "predictor": {k: v for k, v in saved.facts.items() if k != "state"},
+            "data": {"path": str(data), "cases": len(rows), "patients": len(set(people))},
+            "score": "log odds of the class against all others",
+            "methods": {name: _judged(name, rows, seed) for name in used},
+            "meanings": CHECKS,
+            "cases": rows,
+            "left_out": [asdict(x) for x in left_out],
+            "report": str(folder / "report.html"),
+        }
+    )
+    results["failed"] = [name for name, m in results["methods"].items() if m["passed"] is False]
+    results["passed"] = any(m["passed"] for m in results["methods"].values())
+    store.write_json(folder / "explanations.json", results)
+    write_left_out(folder / "left_out.csv", results["left_out"])
+    from medspectrum.report.explanations import write_explanations
+
+    write_explanations(folder / "report.html", results, folder=folder, thumbnails=thumbnails)
+    return results
+
+
+def _asked(methods: str) -> list[str]:
+    names = [name.strip() for name in methods.split(",") if name.strip()]
+    unknown = [name for name in names if name not in METHODS]
+    if unknown:
+        raise UserError(
+            f"no method of explaining is called {', '.join(unknown)}; there are: {', '.join(METHODS)}"
+        )
+    return names
+
+
+def _explainable(saved: SavedPredictor, of: str) -> None:
+    """Raises UserError where there is nothing to explain, or not yet a way."""
+    if saved.facts["task"] != "classify":
+        raise UserError(
+            f"explain is for predictors of the task classify; this one is for {saved.facts['task']}"
+        )
+    if saved.model is None or not (hasattr(saved.predictor, "head") or hasattr(saved.predictor, "module")):
+        raise UserError(
+            f"{saved.facts['method']} does not look at the images, so there is nothing to explain; "
+            "give a predictor that has a model"
+        )
+    if of and of not in saved.classes:
+        raise UserError(f"the predictor knows no class {of!r}; it knows {', '.join(saved.classes)}")
+
+
+def _drawn(answers: np.ndarray, count: int, seed: int) -> list[int]:
+    """At most so many places, the answers by turns, in the order of the cases."""
+    rng = np.random.default_rng([seed, 0])
+    order = rng.permutation(len(answers))
+    queues = [[int(i) for i in order if answers[i] == c] for c in np.unique(answers)]
+    chosen: list[int] = []
+    while len(chosen) < min(count, len(answers)):
+        for queue in queues:
+            if queue and len(chosen) < count:
+                chosen.append(queue.pop(0))
+    return sorted(chosen)
+
+
+def _explained(
+    saved: SavedPredictor,
+    task: Any,
+    cases: Sequence[Case],
+    probabilities: np.ndarray,
+    asked: Sequence[str],
+    of: str,
+    folder: Path,
+    seed: int,
+    progress: Progress,
+) -> tuple[list[dict[str, Any]], list[LeftOut]]:
+    """A row for each case. What was finished by an earlier, stopped call is taken from the folder."""
+    step = progress.step("explaining")
+    arrays, _ = saved.predictor.state()
+    sums = [
+        saved.facts,
+        *(store.digest(name, np.ascontiguousarray(a).data.tobytes()) for name, a in arrays.items()),
+    ]
+    rows, failed = [], []
+    for number, (case, row) in enumerate(zip(cases, probabilities, strict=True)):
+        answer = saved.classes.index(of) if of else int(row.argmax())
+        try:
+            key = store.digest(
+                FORMAT, __version__, sums, [i.key() for i in case.images.values()], list(asked), answer, seed
+            )
+            kept = folder / "cases" / f"{key}.json"
+            if kept.is_file():
+                rows.append(store.read_json(kept))
+            else:
+                made = plain(_one(saved, task, case, row, answer, asked, folder, seed))
+                store.write_json(kept, made)
+                rows.append(made)
+        except UnreadableFile as error:
+            failed.append(LeftOut(error.source, error.reason))
+        except UserError as error:
+            failed.append(LeftOut(case.id, str(error)))
+        step(number + 1, len(cases))
+    return rows, failed
+
+
+def _one(
+    saved: SavedPredictor,
+    task: Any,
+    case: Case,
+    row: np.ndarray,
+    answer: int,
+    asked: Sequence[str],
+    folder: Path,
+    seed: int,
+) -> dict[str, Any]:
+    """Everything about one case; its pictures are written before."""
+    from medspectrum.saliency import overlay
+    from medspectrum.saliency.seen import see
+
+    present = [int(i) for i in _present(saved.predictor)]
+    if answer not in present or len(present) < 2:
+        raise UserError(
+            f"the class {saved.classes[answer]} was learned from no case, so no score can be explained"
+        )
+    seen = see(saved.predictor, case, present.index(answer))
+    tested = Tested(seen, saved.classes[answer], seed=seed)
+    possible = tested.maps.possible()
+    unfit = [name for name in asked if name not in possible]
+    if unfit:
+        raise UserError(
+            f"{saved.facts['model']} allows no {', '.join(unfit)}; it allows {', '.join(possible)}"
+        )
+    name = re.sub(r"[^\w.-]+", "_", case.id)[-60:] + "-" + store.digest(case.id)[:6]
+    role = next(iter(seen.images))
+    image = seen.images[role]
+    files = {"": _draw(overlay.drawn(image, None, tested.inside), folder, name, "image")}
+    methods: dict[str, Any] = {}
+    for method in asked or possible:
+        begun = time.process_time()
+        maps, told = tested.test(method)
+        drawn = overlay.drawn(image, maps[role], tested.inside)
+        methods[method] = {
+            "overlays": _draw(drawn, folder, name, method),
+            "tests": told,
+            "cpu_seconds": time.process_time() - begun,
+        }
+        if image.is_volume:
+            path = folder / "maps" / f"{name}_{method}.nii.gz"
+            overlay.write_volume(path, image, maps[role])
+            methods[method]["map"] = str(path.relative_to(folder))
+    return {
+        "case": case.id,
+        "patient": case.patient,
+        "truth": None if task.lacking(case) else task.classes[task.target(case)],
+        "answer": saved.classes[int(row.argmax())],
+        "explained": saved.classes[answer],
+        "probability": float(row[answer]),
+        "picture": files[""],
+        "marked": tested.inside is not None,
+        "methods": methods,
+    }
+
+
+def _present(predictor: Any) -> Sequence[int]:
+    """Columns of the classes that were learned from."""
+    return predictor.present if hasattr(predictor, "present") else predictor.settings["present"]
+
+
+def _draw(pictures: dict[str, np.ndarray], folder: Path, name: str, method: str) -> list[str]:
+    """Write overlays; gives their paths in the folder."""
+    from medspectrum.saliency import overlay
+
+    paths = []
+    for plane, picture in pictures.items():
+        ending = "" if plane == "picture" else f"_{plane}"
+        path = folder / "overlays" / f"{name}_{method}{ending}.png"
+        store.write_bytes(path, overlay.png(picture))
+        paths.append(str(path.relative_to(folder)))
+    return paths
+
+
+def _labelled(
+    saved: SavedPredictor, train: Path, plan: Plan, cache: Path | None, progress: Progress
+) -> tuple[list[Case], list[LeftOut]]:
+    """Cases to compare with, those of the part train where a split is given; their features are ready."""
+    from medspectrum.case import ClassTarget
+    from medspectrum.datasets import load
+
+    held = load(Path(train), layout=plan.layout, cache=store.cache_folder(cache), **plan.columns())
+    cases = [c for c in held.cases if c.asked(ClassTarget) is not None and c.split in (None, "train")]
+    images = [image for c in cases for image in c.images.values()]
+    step = progress.step("looking at labelled cases")
+    lost = saved.model.ensure(images, progress=step) if saved.model is not None else []
+    gone = {x.source for x in lost}
+    cases = [c for c in cases if not any(i.source in gone for i in c.images.values())]
+    if not cases:
+        raise UserError(f"{train}: holds no labelled case to compare with")
+    return cases, [*held.left_out, *lost]
+
+
+def _beside(
+    saved: SavedPredictor, rows: list[dict[str, Any]], cases: Sequence[Case], labelled: Sequence[Case]
+) -> dict[str, bytes]:
+    """Put each row's nearest labelled cases into it; gives their pictures by case id."""
+    from medspectrum.saliency.evidence import nearest
+
+    by_id = {c.id: c for c in cases}
+    found = nearest(saved.model, [by_id[row["case"]] for row in rows], labelled)
+    pictures = Thumbnails(labelled)
+    for row, near in zip(rows, found, strict=True):
+        row["nearest"] = near
+    return {n["case"]: pictures[n["case"]] for near in found for n in near}
+
+
+def _judged(method: str, rows: Sequence[dict[str, Any]], seed: int) -> dict[str, Any]:
+    own = [row for row in rows if method in row["methods"]]
+    told = verdict([r["methods"][method]["tests"] for r in own], [r["patient"] for r in own], seed=seed)
+    seconds = float(np.mean([r["methods"][method]["cpu_seconds"] for r in own]))
+    return {"name": NAMES[method], **told, "cpu_seconds": seconds}
