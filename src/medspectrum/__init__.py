@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from medspectrum.evaluate import predict as predict
     from medspectrum.explain import explain as explain
     from medspectrum.explore import explore as explore
+    from medspectrum.generalise import generalise as generalise
     from medspectrum.register import register as register
     from medspectrum.segment import segment as segment
     from medspectrum.suggest import suggest as suggest

@@ -33,6 +33,7 @@ def show(verb: str, result: Any) -> None:
         "evaluate": _evaluate,
         "curate": _curate,
         "explain": _explain,
+        "generalise": _generalise,
         "register": _register,
         "segment": _segment,
         "deidentify": _deidentify,
@@ -238,6 +239,26 @@ def _explain(console: Any, results: dict[str, Any]) -> None:
     _table(console, rows, {"method": "map", "verdict": "tests", "failed": "failed"})
     _left_out(console, results)
     console.print(Text(f"{results['data']['cases']} cases explained; report: {results['report']}"))
+
+
+def _generalise(console: Any, results: dict[str, Any]) -> None:
+    from rich.text import Text
+
+    worst: dict[str, dict[str, Any]] = {}
+    for row in results["shifts"]:
+        worst[row["shift"]] = row  # severities rise: the last is the strongest
+    rows = [
+        {"shift": n, "severity": r["severity"], "score": r["score"]["value"], "lost": r["drop"]["value"]}
+        for n, r in worst.items()
+    ]
+    primary = results["task"]["primary"]
+    console.print(Text(f"{primary} {_word(results['scores'][primary]['value'])}, worst centre: "
+                       f"{(results['centres']['worst'] or {}).get('name', 'not known')}"))  # fmt: skip
+    _table(console, rows, {"shift": "shift", "severity": "severity", "score": primary, "lost": "lost"})
+    for text in results["notes"]:
+        console.print(Text(text, style="yellow"))
+    _left_out(console, results)
+    console.print(Text(f"report: {results['report']}"))
 
 
 def _register(console: Any, result: dict[str, Any]) -> None:

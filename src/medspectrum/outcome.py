@@ -19,10 +19,13 @@ from medspectrum.errors import UserError
 from medspectrum.predictor import NO_MODEL
 from medspectrum.progress import Progress
 from medspectrum.recommend import pareto_front, recommend, summarise
+from medspectrum.reference import Reference, make_reference, write_reference
 from medspectrum.runner import Runner
+from medspectrum.standing import at_hand
 from medspectrum.trial import Trial, read_predictions
 
 THUMBNAIL_SIDE = 192
+REMEMBERED = ("classify", "segment")  # tasks whose predictors remember their training
 
 
 def write_outcome(
@@ -55,10 +58,19 @@ def write_outcome(
         else t
         for t in results["trials"]
     ]
-    results = plain({**results, "report": str(out / "report.html")})
     recommended = next((r for r in results["trials"] if r["id"] == results["recommended"]), None)
     if recommended is not None:
-        _hand_over(out / "predictor", recommended, runner)
+        remembered = _remembered(recommended, runner, split, task) if task.name in REMEMBERED else None
+        _hand_over(out / "predictor", recommended, runner, remembered)
+        if remembered is not None:
+            results["generalisation"] = at_hand(
+                task,
+                remembered,
+                runner.model(recommended["model"], recommended["size"]),
+                read_predictions(runner.folder(recommended["id"]), task, "test"),
+                split.test,
+            )
+    results = plain({**results, "report": str(out / "report.html")})
     store.write_json(out / "results.json", results)
     _write_parquet(out / "results.parquet", results["trials"])
     write_left_out(out / "left_out.csv", results["left_out"])
@@ -91,8 +103,11 @@ def for_report(predictions: Any, cases: Sequence[Case], task: Task) -> dict[str,
     }
 
 
-def _hand_over(folder: Path, record: Mapping[str, Any], runner: Runner) -> None:
-    """Copy the recommended trial's predictor; fit it again where its state was too large to keep."""
+def _hand_over(folder: Path, record: Mapping[str, Any], runner: Runner, remembered: Reference | None) -> None:
+    """Copy the recommended trial's predictor; fit it again where its state was too large to keep.
+
+    What it remembers of its training (see ``reference``) goes with it.
+    """
     kept = runner.folder(record["id"]) / "predictor"
     if not (kept / "checksums.json").is_file():
         (runner.folder(record["id"]) / "record.json").unlink(missing_ok=True)
@@ -110,8 +125,21 @@ def _hand_over(folder: Path, record: Mapping[str, Any], runner: Runner) -> None:
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(kept, partial)
+    if remembered is not None:
+        write_reference(partial, remembered)
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
+
+
+def _remembered(record: Mapping[str, Any], runner: Runner, split: Split, task: Task) -> Reference:
+    answers = read_predictions(runner.folder(record["id"]), task, "val") if task.name == "classify" else None
+    return make_reference(
+        runner.budgets[record["budget"], record["draw"]].cases,
+        task,
+        runner.model(record["model"], record["size"]),
+        validation=split.val,
+        answers=answers,
+    )
 
 
 def plain(value: Any) -> Any:

@@ -51,7 +51,7 @@ def save_predictor(folder: Path, predictor: Predictor, facts: dict[str, Any]) ->
     card = {"format": FORMAT, **facts, "classes": list(predictor.classes), "state": settings}
     store.write_bytes(folder / WEIGHTS, save(contiguous))
     store.write_json(folder / CARD, card)
-    store.write_json(folder / SUMS, {name: _sha256(folder / name) for name in (CARD, WEIGHTS)})
+    store.write_json(folder / SUMS, {name: file_sum(folder / name) for name in (CARD, WEIGHTS)})
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
     try:
         sums = store.read_json(folder / SUMS)
         for name in (CARD, WEIGHTS):
-            if sums.get(name) != _sha256(folder / name):
+            if sums.get(name) != file_sum(folder / name):
                 raise UserError(
                     f"{folder / name} was altered after it was saved (its checksum does not match "
                     f"{SUMS}); copy the predictor again from its run"
@@ -112,6 +112,7 @@ def load_predictor(
     return SavedPredictor(predictor, facts, model)
 
 
-def _sha256(path: Path) -> str:
+def file_sum(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
     with path.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -135,6 +135,7 @@ def run_trial(
     }
     facts = {
         "method": trial.method,
+        "settings": dict(trial.settings),
         "model": trial.model,
         "size": trial.size,
         "model_key": model.key if model else "",

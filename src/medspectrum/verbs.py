@@ -16,6 +16,7 @@ VERBS = {
     "evaluate": "medspectrum.evaluate",
     "curate": "medspectrum.curate",
     "explain": "medspectrum.explain",
+    "generalise": "medspectrum.generalise",
     "register": "medspectrum.register",
     "segment": "medspectrum.segment",
     "deidentify": "medspectrum.deidentify",

@@ -36,6 +36,7 @@ class Encoder:
     weights. own_input: for 3-D families, (image, size) -> (1, Z, Y, X). lacking: '' or the
     sentence that says what to install. threads: 0 means every processor; results do not depend on it.
     levels: the levels it serves. segment: for models that outline, image -> (Z, Y, X) bool.
+    rows: where features lie that are not worth keeping in the cache.
     """
 
     card: Card
@@ -50,6 +51,7 @@ class Encoder:
     threads: int = 0
     levels: tuple[str, ...] = LEVELS
     segment: Callable[[Image], np.ndarray] | None = None
+    rows: Path | None = None
 
     @property
     def key(self) -> str:
@@ -306,7 +308,7 @@ class Encoder:
 
     def _store(self, level: str) -> FeatureStore:
         """The rows of this level. Features of different arithmetic never share a folder."""
-        folder = self.folder / "features" / self.key / level / self._converted(level)[1]
+        folder = (self.rows or self.folder / "features") / self.key / level / self._converted(level)[1]
         return FeatureStore(folder, kept=np.float32 if level == "pooled" else np.float16)
 
 

@@ -1,0 +1,260 @@
+"""What may be done at a new centre without a single new label: four remedies, one function each.
+
+* ``harmonise``: intensities of the centre's images follow the mean curve of those learned from (grey), or
+  their optical densities get their mean and covariance (colour; the linear transport of Pitie and Kokaram,
+  "The linear Monge-Kantorovitch linear colour mapping", 2007, in the space where stains add up). One map for
+  all of its images, so that what makes an image differ from its neighbours stays.
+* ``align_features``: mean and spread of each frozen feature over the centre become those learned from:
+  ComBat's location and scale (Johnson et al., Biostatistics 8:118, 2007), drawn to no change as by
+  ``PRIOR_CASES`` cases more. It takes for granted that classes are as common as they were.
+* ``batch_statistics``: batch norms take means and variances from the centre's images, mixed with those
+  learned as from ``PRIOR_CASES`` images more (Schneider et al., "Improving robustness against common
+  corruptions by covariate shift adaptation", NeurIPS 2020).
+* ``entropy``: after that, scale and shift of the norms descend the answers' entropy for one pass (Tent: Wang
+  et al., ICLR 2021).
+
+Settings are those of the papers and were not chosen on any data set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from medspectrum import registry
+from medspectrum.case import Case, Features, LazyImage, LeftOut
+from medspectrum.errors import UserError
+from medspectrum.image import Image
+from medspectrum.reference import (
+    QUANTILES,
+    Reference,
+    densities,
+    intensities,
+    mean_features,
+)
+from medspectrum.shifts import like, values_of
+from medspectrum.store import digest
+
+PRIOR_CASES = 16.0
+BATCH = 16
+ENTROPY_RATE = 1e-3
+MOST_IMAGES = 256  # of a centre that norms are adapted to
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """A predictor as it can be made again on a changed model: its method and what it learned."""
+
+    method: str
+    model: Any
+    arrays: dict[str, np.ndarray]
+    settings: dict[str, Any]
+
+    @classmethod
+    def of(cls, method: str, model: Any, predictor: Any) -> Adapted:
+        """Take a predictor apart."""
+        arrays, settings = predictor.state()
+        return cls(method, model, arrays, settings)
+
+    def on(self, model: Any) -> Any:
+        """The same predictor on another model."""
+        given = {**self.settings}
+        return registry.find("method", self.method).facts["restore"](model, dict(self.arrays), given)
+
+    @property
+    def reads_pooled(self) -> bool:
+        """Whether it is a head on frozen pooled features."""
+        facts = registry.find("method", self.method).facts
+        return (
+            self.model is not None
+            and facts.get("trains") in ("head", "nothing")
+            and facts.get("task", "classify") == "classify"
+        )
+
+
+@dataclass(frozen=True)
+class Unlabelled:
+    """A centre's cases, whose labels nobody looks at, with what is remembered of those learned from."""
+
+    cases: Sequence[Case]
+    reference: Reference
+    seed: int = 0
+
+
+Remedy = Callable[[Adapted, Unlabelled], Any]
+"""Gives predictions of the cases. Raises UserError where it cannot serve."""
+
+
+def harmonise(adapted: Adapted, here: Unlabelled) -> Any:
+    """Intensities or colours follow those learned from."""
+    reference = here.reference
+    own = intensities([image for case in here.cases for image in case.images.values()])
+    if "intensity_curve" in own and reference.has("intensity_curve"):
+        change = partial(_follow_curve, own["intensity_curve"], reference["intensity_curve"])
+    elif "colour_mean" in own and reference.has("colour_mean"):
+        matrix = _transport(own["colour_covariance"], reference["colour_covariance"])
+        change = partial(_follow_colours, matrix, own["colour_mean"], reference["colour_mean"])
+    else:
+        raise UserError("harmonising needs images of the kind learned from, grey or in colour")
+    name = digest("harmonised", *(np.round(a, 9).tolist() for a in change.args))
+
+    def of(lazy: LazyImage) -> LazyImage:
+        return LazyImage(
+            f"{lazy.source}#harmonised", partial(_changed, lazy, change), partial(digest, lazy.key(), name)
+        )
+
+    moved = [
+        replace(case, images={role: of(lazy) for role, lazy in case.images.items()}) for case in here.cases
+    ]
+    return adapted.on(adapted.model).predict(moved)
+
+
+def _changed(lazy: LazyImage, change: Callable[[Image], Image]) -> Image:
+    return change(lazy.load())
+
+
+def _follow_curve(here: np.ndarray, there: np.ndarray, image: Image) -> Image:
+    values, offset, span = values_of(image)
+    rising = np.maximum.accumulate(here + 1e-9 * QUANTILES)
+    unit = (values - offset) / span
+    made = np.interp(unit, rising, there)
+    beyond = np.where(unit < rising[0], unit - rising[0], np.where(unit > rising[-1], unit - rising[-1], 0.0))
+    return like(image, ((made + beyond) * span + offset).astype(np.float32))
+
+
+def _transport(here: np.ndarray, there: np.ndarray) -> np.ndarray:
+    """The symmetric matrix that turns one covariance into another with the least movement."""
+
+    def root(matrix: np.ndarray, power: float) -> np.ndarray:
+        values, vectors = np.linalg.eigh(matrix)
+        return (vectors * np.maximum(values, 1e-8) ** power) @ vectors.T
+
+    outer, inner = root(here, 0.5), root(here, -0.5)
+    return inner @ root(outer @ there @ outer, 0.5) @ inner
+
+
+def _follow_colours(matrix: np.ndarray, here: np.ndarray, there: np.ndarray, image: Image) -> Image:
+    values, offset, span = values_of(image)
+    density = densities((values - offset) / span).reshape(3, -1)
+    made = np.exp(-(matrix @ (density - here[:, None]) + there[:, None]))
+    return like(image, (np.clip(made, 0, 1) * span + offset).reshape(values.shape).astype(np.float32))
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A model whose pooled features come from elsewhere: of the images asked for, by ``rows``."""
+
+    model: Any
+    rows: Callable[[Sequence[LazyImage]], np.ndarray]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)
+
+    def embed(self, images: Sequence[LazyImage], level: str = "pooled") -> Features:
+        """Pooled features; nothing else is served."""
+        if level != "pooled":
+            raise UserError("only pooled features are changed")
+        return Features(np.asarray(self.rows(images), np.float32))
+
+    def ensure(self, *_: Any, **__: Any) -> list[LeftOut]:
+        """Nothing is kept."""
+        return []
+
+
+def align_features(adapted: Adapted, here: Unlabelled) -> Any:
+    """Mean and spread of the frozen features become those learned from."""
+    if not adapted.reads_pooled:
+        raise UserError("only heads on frozen features can be given aligned ones")
+    reference = here.reference
+    if not reference.has("feature_mean"):
+        raise UserError("the predictor was trained on too few cases to know how its features lie")
+    mean, spread = (reference[f"feature_{n}"].astype(np.float64) for n in ("mean", "spread"))
+    rows_here = mean_features(adapted.model, here.cases)
+    weight = len(rows_here) / (len(rows_here) + PRIOR_CASES)
+    own_mean = weight * rows_here.mean(axis=0) + (1 - weight) * mean
+    own_spread = np.sqrt(weight * rows_here.var(axis=0) + (1 - weight) * spread**2)
+    scale = np.where(own_spread > 1e-9, spread / np.maximum(own_spread, 1e-9), 1.0)
+
+    def rows(images: Sequence[LazyImage]) -> np.ndarray:
+        return (
+            np.asarray(adapted.model.embed(images, "pooled").pooled, np.float64) - own_mean
+        ) * scale + mean
+
+    return adapted.on(Seen(adapted.model, rows)).predict(here.cases)
+
+
+def batch_statistics(adapted: Adapted, here: Unlabelled) -> Any:
+    """Batch norms take their statistics from the centre's images."""
+    return _with_norms(adapted, here.cases, here.seed, entropy=False)
+
+
+def entropy(adapted: Adapted, here: Unlabelled) -> Any:
+    """Norms descend the entropy of the answers."""
+    return _with_norms(adapted, here.cases, here.seed, entropy=True)
+
+
+REMEDIES: dict[str, Remedy] = {
+    "harmonise": harmonise,
+    "align_features": align_features,
+    "batch_statistics": batch_statistics,
+    "entropy": entropy,
+}
+
+
+def chosen(names: str) -> tuple[str, ...]:
+    """Remedies named by the user, ``none``, or all where empty. Raises UserError for an unknown name."""
+    asked = tuple(dict.fromkeys(n.strip() for n in names.split(",") if n.strip()))
+    if asked == ("none",):
+        return ()
+    unknown = [n for n in asked if n not in REMEDIES]
+    if unknown:
+        raise UserError(f"there is no remedy {unknown[0]!r}; there are {', '.join(REMEDIES)}, and none")
+    return asked or tuple(REMEDIES)
+
+
+def _with_norms(adapted: Adapted, cases: Sequence[Case], seed: int, *, entropy: bool) -> Any:
+    """Predictions once the network's norms were adapted to these cases."""
+    from medspectrum.engine import norms
+
+    if adapted.model is None or getattr(adapted.model, "network", None) is None:
+        raise UserError("there is no network whose norms could be adapted")
+    if adapted.model.card.dims != 2:
+        raise UserError("norms are adapted in 2-D networks only")
+    predictor = adapted.on(adapted.model)
+    module = getattr(predictor, "module", None)
+    if module is not None:
+        if not hasattr(predictor, "_input"):
+            raise UserError("norms are adapted in networks that classify only")
+        inputs = [predictor._input(case) for case in cases]
+        if inputs[0].ndim != 3:
+            raise UserError("norms are adapted in tuned networks where each case is one picture only")
+        _adapt(norms, module, inputs, None, seed, entropy=entropy)
+        return norms.probabilities_by(module, inputs, predictor.settings["present"], len(predictor.classes))
+    if not adapted.reads_pooled:
+        raise UserError("norms are adapted under heads on pooled features and in tuned networks only")
+    network = adapted.model.network()
+    prepared = {im.key(): adapted.model.prepare(im.load()) for c in cases for im in c.images.values()}
+    stacks = [made if made.ndim == 4 else made[None] for made in prepared.values()]
+    head = norms.linear_head(predictor) if entropy else None
+    if entropy and head is None:
+        raise UserError("entropy descends through linear heads and tuned networks only")
+    _adapt(norms, network, stacks, head, seed, entropy=entropy)
+    kept = dict(zip(prepared, norms.pooled(network, stacks), strict=True))
+    return adapted.on(Seen(adapted.model, lambda images: np.stack([kept[i.key()] for i in images]))).predict(
+        cases
+    )
+
+
+def _adapt(
+    norms: Any, network: Any, stacks: Sequence[np.ndarray], head: Any, seed: int, *, entropy: bool
+) -> None:
+    some = [stacks[i] for i in np.random.default_rng([seed, 11]).permutation(len(stacks))[:MOST_IMAGES]]
+    renewed = norms.renew_statistics(network, some, prior=PRIOR_CASES)
+    if not entropy and not renewed:
+        raise UserError("the network has no batch norm, so there are no statistics to renew")
+    if entropy:
+        norms.descend_entropy(network, some, head, rate=ENTROPY_RATE, batch=BATCH, seed=seed)
