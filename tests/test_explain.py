@@ -181,7 +181,7 @@ def test_bad_input_is_told_in_a_sentence(predictor, table, cases, encoder, place
     with pytest.raises(UserError, match="no case stands in the part 'exam'"):
         explained(predictor, table, tmp_path, place, part="exam")
     blind = majority(None, cases, Classify(["marked", "plain"]))
-    with pytest.raises(UserError, match="does not look at the images"):
+    with pytest.raises(UserError, match="has no network behind its answers"):
         explained(handed_over(tmp_path / "majority", None, blind, "majority"), table, tmp_path, place)
 
 

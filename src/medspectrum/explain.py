@@ -19,6 +19,7 @@ from medspectrum.outcome import Thumbnails, plain, write_left_out
 from medspectrum.plan import Plan
 from medspectrum.predictor import SavedPredictor
 from medspectrum.progress import Progress, progress_for
+from medspectrum.saliency.asked import TASKS, Asked, drawn, explainable
 from medspectrum.saliency.checks import CHECKS, Tested, verdict
 from medspectrum.saliency.maps import METHODS, NAMES
 
@@ -82,24 +83,22 @@ def explain(
     asked = _asked(methods)
     with progress_for(quiet=quiet) as progress:
         saved, task, case_set, left_out = _open(predictor, data, columns, cache, progress)
-        _explainable(saved, of)
+        explainable(saved, of)
         some = [c for c in case_set.cases if part is None or c.split == part]
         if not some:
             raise UserError(f"no case stands in the part {part!r} of the given split")
-        probabilities = saved.predictor.predict(some)
-        chosen = _drawn(probabilities.argmax(axis=1), cases or len(some), seed)
-        some, probabilities = [some[i] for i in chosen], probabilities[chosen]
-        rows, failed = _explained(saved, task, some, probabilities, asked, of, folder, seed, progress)
+        chosen, failed = drawn(saved, task, some, of, cases, seed)
+        left_out += failed
+        rows, failed = _explained(saved, chosen, asked, folder, seed, progress)
         left_out += failed
         if not rows:
-            raise UserError(
-                f"none of the {len(some)} cases can be explained; {failed[0].source}: {failed[0].reason}"
-            )
+            first = left_out[-1]
+            raise UserError(f"none of the {len(some)} cases can be explained; {first.source}: {first.reason}")
         thumbnails: dict[str, Any] = {}
         if train is not None:
             labelled, lost = _labelled(saved, train, columns, cache, progress)
             left_out += lost
-            thumbnails = dict(_beside(saved, rows, some, labelled))
+            thumbnails = _beside(saved, rows, [a.case for a in chosen], labelled)
     used = list(dict.fromkeys(name for row in rows for name in row["methods"]))
     people = [row["patient"] for row in rows]
     results = plain(
@@ -109,7 +108,7 @@ def explain(
             "task": {"name": task.name, "classes": list(task.classes)},
             "predictor": {k: v for k, v in saved.facts.items() if k != "state"},
             "data": {"path": str(data), "cases": len(rows), "patients": len(set(people))},
-            "score": "log odds of the class against all others",
+            "score": TASKS[task.name],
             "methods": {name: _judged(name, rows, seed) for name in used},
             "meanings": CHECKS,
             "cases": rows,
@@ -137,97 +136,50 @@ def _asked(methods: str) -> list[str]:
     return names
 
 
-def _explainable(saved: SavedPredictor, of: str) -> None:
-    """Raises UserError where there is nothing to explain, or not yet a way."""
-    if saved.facts["task"] != "classify":
-        raise UserError(
-            f"explain is for predictors of the task classify; this one is for {saved.facts['task']}"
-        )
-    if saved.model is None or not (hasattr(saved.predictor, "head") or hasattr(saved.predictor, "module")):
-        raise UserError(
-            f"{saved.facts['method']} does not look at the images, so there is nothing to explain; "
-            "give a predictor that has a model"
-        )
-    if of and of not in saved.classes:
-        raise UserError(f"the predictor knows no class {of!r}; it knows {', '.join(saved.classes)}")
-
-
-def _drawn(answers: np.ndarray, count: int, seed: int) -> list[int]:
-    """At most so many places, the answers by turns, in the order of the cases."""
-    rng = np.random.default_rng([seed, 0])
-    order = rng.permutation(len(answers))
-    queues = [[int(i) for i in order if answers[i] == c] for c in np.unique(answers)]
-    chosen: list[int] = []
-    while len(chosen) < min(count, len(answers)):
-        for queue in queues:
-            if queue and len(chosen) < count:
-                chosen.append(queue.pop(0))
-    return sorted(chosen)
-
-
 def _explained(
     saved: SavedPredictor,
-    task: Any,
-    cases: Sequence[Case],
-    probabilities: np.ndarray,
-    asked: Sequence[str],
-    of: str,
+    chosen: Sequence[Asked],
+    methods: Sequence[str],
     folder: Path,
     seed: int,
     progress: Progress,
 ) -> tuple[list[dict[str, Any]], list[LeftOut]]:
-    """A row for each case. What was finished by an earlier, stopped call is taken from the folder."""
+    """A row for each answer. What was finished by an earlier, stopped call is taken from the folder."""
     step = progress.step("explaining")
     arrays, _ = saved.predictor.state()
-    sums = [
-        saved.facts,
-        *(store.digest(name, np.ascontiguousarray(a).data.tobytes()) for name, a in arrays.items()),
-    ]
+    sums = [store.digest(name, np.ascontiguousarray(a).data.tobytes()) for name, a in arrays.items()]
     rows, failed = [], []
-    for number, (case, row) in enumerate(zip(cases, probabilities, strict=True)):
-        answer = saved.classes.index(of) if of else int(row.argmax())
+    for number, asked in enumerate(chosen):
         try:
+            keys = [image.key() for image in asked.case.images.values()]
             key = store.digest(
-                FORMAT, __version__, sums, [i.key() for i in case.images.values()], list(asked), answer, seed
+                FORMAT, __version__, saved.facts, sums, keys, list(methods), asked.explained, seed
             )
             kept = folder / "cases" / f"{key}.json"
             if kept.is_file():
                 rows.append(store.read_json(kept))
             else:
-                made = plain(_one(saved, task, case, row, answer, asked, folder, seed))
+                made = plain(_one(saved, asked, methods, folder, seed))
                 store.write_json(kept, made)
                 rows.append(made)
         except UnreadableFile as error:
             failed.append(LeftOut(error.source, error.reason))
         except UserError as error:
-            failed.append(LeftOut(case.id, str(error)))
-        step(number + 1, len(cases))
+            failed.append(LeftOut(asked.case.id, str(error)))
+        step(number + 1, len(chosen))
     return rows, failed
 
 
 def _one(
-    saved: SavedPredictor,
-    task: Any,
-    case: Case,
-    row: np.ndarray,
-    answer: int,
-    asked: Sequence[str],
-    folder: Path,
-    seed: int,
+    saved: SavedPredictor, asked: Asked, methods: Sequence[str], folder: Path, seed: int
 ) -> dict[str, Any]:
-    """Everything about one case; its pictures are written before."""
+    """Everything about one answer; its pictures are written before."""
     from medspectrum.saliency import overlay
-    from medspectrum.saliency.seen import see
 
-    present = [int(i) for i in _present(saved.predictor)]
-    if answer not in present or len(present) < 2:
-        raise UserError(
-            f"the class {saved.classes[answer]} was learned from no case, so no score can be explained"
-        )
-    seen = see(saved.predictor, case, present.index(answer))
-    tested = Tested(seen, saved.classes[answer], seed=seed)
+    case, seen = asked.case, asked.see()
+    tested = Tested(seen, asked.explained, seed=seed)
     possible = tested.maps.possible()
-    unfit = [name for name in asked if name not in possible]
+    unfit = [name for name in methods if name not in possible]
     if unfit:
         raise UserError(
             f"{saved.facts['model']} allows no {', '.join(unfit)}; it allows {', '.join(possible)}"
@@ -235,37 +187,33 @@ def _one(
     name = re.sub(r"[^\w.-]+", "_", case.id)[-60:] + "-" + store.digest(case.id)[:6]
     role = next(iter(seen.images))
     image = seen.images[role]
-    files = {"": _draw(overlay.drawn(image, None, tested.inside), folder, name, "image")}
-    methods: dict[str, Any] = {}
-    for method in asked or possible:
+    made: dict[str, Any] = {}
+    top: np.ndarray | None = None
+    for method in methods or possible:
         begun = time.process_time()
         maps, told = tested.test(method)
-        drawn = overlay.drawn(image, maps[role], tested.inside)
-        methods[method] = {
-            "overlays": _draw(drawn, folder, name, method),
+        top = maps[role] if top is None else top
+        made[method] = {
+            "overlays": _draw(overlay.drawn(image, maps[role], tested.inside), folder, name, method),
             "tests": told,
             "cpu_seconds": time.process_time() - begun,
         }
         if image.is_volume:
             path = folder / "maps" / f"{name}_{method}.nii.gz"
             overlay.write_volume(path, image, maps[role])
-            methods[method]["map"] = str(path.relative_to(folder))
+            made[method]["map"] = str(path.relative_to(folder))
+    stored = overlay.drawn(image, None, tested.inside, through=top)
     return {
         "case": case.id,
         "patient": case.patient,
-        "truth": None if task.lacking(case) else task.classes[task.target(case)],
-        "answer": saved.classes[int(row.argmax())],
-        "explained": saved.classes[answer],
-        "probability": float(row[answer]),
-        "picture": files[""],
+        "truth": asked.truth,
+        "answer": asked.answer,
+        "explained": asked.explained,
+        "probability": asked.probability,
+        "picture": _draw(stored, folder, name, "image"),
         "marked": tested.inside is not None,
-        "methods": methods,
+        "methods": made,
     }
-
-
-def _present(predictor: Any) -> Sequence[int]:
-    """Columns of the classes that were learned from."""
-    return predictor.present if hasattr(predictor, "present") else predictor.settings["present"]
 
 
 def _draw(pictures: dict[str, np.ndarray], folder: Path, name: str, method: str) -> list[str]:

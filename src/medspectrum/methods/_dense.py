@@ -120,7 +120,8 @@ class PlanePredictor:
     """Outlines each plane by a function of its feature maps; ``case.Predictor`` for a segmentation.
 
     scores: (maps of n planes, their pictures) -> (n, labels, h, w), over the network's square input.
-    arrays, settings: what was learned and set; classes are the task's labels.
+    arrays, settings: what was learned and set; classes are the task's labels. answer: (maps, pictures as
+    tensors) -> the same scores, differentiable, where the method can say them so.
     """
 
     model: Encoder
@@ -129,6 +130,7 @@ class PlanePredictor:
     scores: Callable[[list[torch.Tensor], Sequence[Roles]], torch.Tensor]
     arrays: dict[str, np.ndarray]
     settings: dict[str, Any]
+    answer: Callable[[list[torch.Tensor], torch.Tensor], torch.Tensor] | None = None
 
     def predict(self, cases: Sequence[Case]) -> list[LabelMap]:
         """One label map per case, on its image's grid."""

@@ -51,7 +51,7 @@ def _predictor(
 
     arrays = {n: np.array(t.detach().numpy()) for n, t in decoder.state_dict().items()}
     trained = sum(p.numel() for p in decoder.parameters() if p.requires_grad)
-    return _dense.PlanePredictor(model, classes, trained, scores, arrays, settings)
+    return _dense.PlanePredictor(model, classes, trained, scores, arrays, settings, answer=decoder)
 
 
 def _restore(

@@ -85,7 +85,11 @@ def _predictor(
             )
         return whole
 
-    return _dense.PlanePredictor(model, classes, arrays["weights"].size, scores, arrays, settings)
+    def answer(maps: list[torch.Tensor], _pictures: torch.Tensor) -> torch.Tensor:
+        return scores(maps, ())
+
+    size = arrays["weights"].size
+    return _dense.PlanePredictor(model, classes, size, scores, arrays, settings, answer=answer)
 
 
 def _restore(

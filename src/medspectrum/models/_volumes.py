@@ -25,15 +25,32 @@ def volume_input(
     low, high = window_hu
     volume = transforms.oriented(image)[0].astype(np.float32)
     volume = np.nan_to_num(volume, nan=low, posinf=high, neginf=low)
-    inside = volume > low
-    if inside.any():
-        for axis in range(3):
-            others = tuple(a for a in range(3) if a != axis)
-            found = np.flatnonzero(inside.any(axis=others))
-            cut = slice(int(found[0]), int(found[-1]) + 1)
-            volume = volume[(slice(None),) * axis + (cut,)]
-            inside = inside[(slice(None),) * axis + (cut,)]
+    volume = volume[filled(volume > low)]
     return transforms.window(transforms.area_resize(volume, (size[0], size[1], size[2])), low, high)[None]
+
+
+def filled(inside: np.ndarray) -> tuple[slice, slice, slice]:
+    """The smallest box around what is True of (Z, Y, X); all where nothing is."""
+    if not inside.any():
+        return slice(None), slice(None), slice(None)
+    found = []
+    for axis in range(3):
+        there = np.flatnonzero(inside.any(axis=tuple(a for a in range(3) if a != axis)))
+        found.append(slice(int(there[0]), int(there[-1]) + 1))
+    return found[0], found[1], found[2]
+
+
+def extent(own_input: Any, image: Image) -> tuple[slice, slice, slice] | None:
+    """The part of the volume, turned to RAS, that a row's ``own_input`` shows to its network.
+
+    None where it is not known: for inputs that are not turned, cut and averaged to the size.
+    """
+    if isinstance(own_input, partial) and own_input.func is volume_input:
+        volume = transforms.oriented(image)[0].astype(np.float32)
+        low, high = own_input.keywords["window_hu"]
+        return filled(np.nan_to_num(volume, nan=low, posinf=high, neginf=low) > low)
+    whole = slice(None), slice(None), slice(None)
+    return whole if getattr(own_input, "shows_all", False) else None
 
 
 def taking(name: str, window_hu: tuple[float, float]) -> Callable[[Image, tuple[int, ...]], np.ndarray]:

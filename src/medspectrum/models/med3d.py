@@ -55,6 +55,9 @@ def volume_input(image: Image, size: tuple[int, ...]) -> np.ndarray:
     return np.where(inside, (volume - mean) / max(std, 1e-6), 0.0).astype(np.float32)[None]
 
 
+volume_input.shows_all = True  # type: ignore[attr-defined] - see ``_volumes.extent``
+
+
 def _trunk(state: Tensors) -> Tensors:
     """Without the decoder that a file of one's own, tuned with the makers' code, also holds."""
     return {k: v for k, v in state.items() if not k.startswith("conv_seg.")}

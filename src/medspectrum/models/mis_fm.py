@@ -59,6 +59,9 @@ def volume_input(image: Image, size: tuple[int, ...]) -> np.ndarray:
     return ((volume - volume.mean()) / max(float(volume.std()), 1e-6)).astype(np.float32)[None]
 
 
+volume_input.shows_all = True  # type: ignore[attr-defined] - see ``_volumes.extent``
+
+
 def _kept(state: Tensors) -> Tensors:
     """Without the pretext's last convolutions, and norms that the makers' code holds and does not use."""
     return {k: v for k, v in state.items() if ".out_conv" not in k and ".norm_layer." not in k}

@@ -42,7 +42,8 @@ def marked(case: Case, answer: str) -> np.ndarray | None:
     target = case.asked(MaskTarget)
     if target is not None:
         values = target.mask.load().array[0]
-        named = [value for value, name in target.labels.items() if name == answer]
+        names = {int(v): str(v) for v in np.unique(values)} | dict(target.labels)
+        named = [value for value, name in names.items() if name == answer]
         found = np.isin(values, named) if named else values > 0
         return found if found.any() else None
     boxes = case.asked(BoxTarget)
@@ -80,7 +81,8 @@ class Tested:
         self._seen = seen
         self._many = seen.batch.shape[1] > 1
         module = randomised(seen.module, seed)
-        self._blind = Maps(seen.by(module, _same_part(seen.module, seen.network, module)))
+        part = None if seen.network is None else _same_part(seen.module, seen.network, module)
+        self._blind = Maps(seen.by(module, part))
         self.inside = marked(seen.case, answer)
         rng = np.random.default_rng([seed, 1])
         shape = tuple(n for i, n in enumerate(seen.batch.shape) if i not in (0, seen.channels))
@@ -116,9 +118,12 @@ class Tested:
             "insertion_by_chance": float(self._chance[1]),
         }
         first = next(iter(own))
-        if self.inside is not None and self.inside.shape == own[first].shape:
-            hit, overlap, share = pointing(own[first], self.inside)
-            blind_hit = pointing(self._seen.back(blind)[first], self.inside)[0]
+        told_of = self._seen.told_of
+        whole = self.inside
+        if whole is not None and whole.shape == own[first].shape and told_of(whole).any():
+            inside = told_of(whole)
+            hit, overlap, share = pointing(told_of(own[first]), inside)
+            blind_hit = pointing(told_of(self._seen.back(blind)[first]), inside)[0]
             told |= {"hit": hit, "hit_randomised": blind_hit, "inside": overlap, "share": share}
             told |= {"pointing": hit - share, "overlap": overlap - share}
             told["pointing_randomised"] = hit - blind_hit

@@ -44,6 +44,8 @@ class Maps:
     def looked(self) -> tuple[list[layers.Stage], bool]:
         """The network's stages with gradients, and whether they are a transformer's blocks."""
         seen = self.seen
+        if seen.network is None:
+            return [], False
         pictures = int(seen.batch.shape[1])
         batch = seen.batch.clone().requires_grad_(True)
         return layers.looked_at(
@@ -53,7 +55,11 @@ class Maps:
     @cached_property
     def plain(self) -> torch.Tensor:
         """What covers a place: the case without detail."""
-        return inputs.blurred(self.seen.batch) if self.baseline is None else self.baseline
+        return (
+            inputs.blurred(self.seen.batch, axes=self.seen.batch.ndim - 3)
+            if self.baseline is None
+            else self.baseline
+        )
 
     def possible(self) -> list[str]:
         """The methods that this network allows."""

@@ -16,12 +16,19 @@ SIDE = 176
 AXES = ("axial", "coronal", "sagittal")
 
 
-def drawn(image: Image, heat: np.ndarray | None, inside: np.ndarray | None = None) -> dict[str, np.ndarray]:
+def drawn(
+    image: Image,
+    heat: np.ndarray | None,
+    inside: np.ndarray | None = None,
+    *,
+    through: np.ndarray | None = None,
+) -> dict[str, np.ndarray]:
     """RGB pictures (h, w, 3) uint8 by plane, right side up, one pixel a voxel.
 
     A picture has one, ``picture``. Of a volume the planes meet where the map is highest (in the middle
     without a map): front or head at the top, the patient's right at the left, as radiologists look.
-    heat: (Z, Y, X), not negative. inside: (Z, Y, X) bool, drawn as a line.
+    heat: (Z, Y, X), not negative. inside: (Z, Y, X) bool, drawn as a line. through: a map whose highest
+    place the planes go through in place of that of ``heat``.
     """
     pixels = _rgb(image)
     if not image.is_volume:
@@ -30,7 +37,10 @@ def drawn(image: Image, heat: np.ndarray | None, inside: np.ndarray | None = Non
     hot = None if heat is None else _turned(image, heat[None])[0]
     mask = None if inside is None else _turned(image, inside[None].astype(np.float32))[0] > 0.5
     size = turned.shape[1:]
-    top = [n // 2 for n in size] if hot is None else list(np.unravel_index(int(hot.argmax()), size))
+    leading = heat if through is None else through
+    top = [n // 2 for n in size]
+    if leading is not None:
+        top = list(np.unravel_index(int(_turned(image, leading[None])[0].argmax()), size))
     found = {}
     for axis, name in enumerate(AXES):
         own = np.take(turned, int(top[axis]), axis=axis + 1)

@@ -32,8 +32,10 @@ class Seen:
     """What is explained of one case.
 
     module: batch (n, p, C, side, side) -> (n, c) logits, differentiable. network: the part of it that looks
-    at pictures. batch: (1, p, C, side, side). views: what each of the p pictures is. images: by role.
-    column: of the logits, the one explained.
+    at pictures, or None where no part does alone. batch: (1, p, C, side, side), or of volumes
+    (1, p, C, Z, Y, X). views: what each of the p pictures is. images: by role. column: of the logits, the one
+    explained. alone: the score is of one slice, and says nothing of the others. extents: by role the part of
+    the volume, turned to RAS, that a network for volumes is shown.
     """
 
     case: Case
@@ -43,6 +45,8 @@ class Seen:
     views: tuple[View, ...]
     images: dict[str, Image]
     column: int
+    alone: bool = False
+    extents: dict[str, tuple[slice, slice, slice]] | None = None
 
     @property
     def channels(self) -> int:
@@ -72,6 +76,11 @@ class Seen:
         """
         import torch
 
+        if self.extents is not None:
+            return {
+                view.role: _into(maps[i], self.images[view.role], self.extents[view.role])
+                for i, view in enumerate(self.views)
+            }
         side = maps.shape[-1]
         found = {}
         for role, image in self.images.items():
@@ -83,8 +92,37 @@ class Seen:
             height, width = (n for i, n in enumerate(image.size) if i != axis)
             chosen = torch.from_numpy(np.stack([maps[i] for i, _ in own]).astype(np.float32))[:, None]
             flat = planes.to_plane(chosen, (height, width), side)[:, 0].numpy()
-            found[role] = _between(flat, [view.place for _, view in own], axis, image.size)
+            if self.alone:
+                found[role] = np.zeros(image.size, np.float32)
+                np.moveaxis(found[role], axis, 0)[own[0][1].place] = flat[0]
+            else:
+                found[role] = _between(flat, [view.place for _, view in own], axis, image.size)
         return found
+
+    def told_of(self, whole: np.ndarray) -> np.ndarray:
+        """The part of (Z, Y, X) that the score is of: all, or the one slice."""
+        if not self.alone:
+            return whole
+        view = self.views[0]
+        return np.take(whole, view.place, axis=view.axis)
+
+
+def _into(volume: np.ndarray, image: Image, extent: tuple[slice, slice, slice]) -> np.ndarray:
+    """A map over the part of the turned volume that was looked at, on the image's own grid; 0 elsewhere."""
+    import torch
+    import torch.nn.functional as F
+
+    numbers = transforms.oriented(Image(np.arange(np.prod(image.size)).reshape(1, *image.size), image.affine))
+    part = numbers[0][extent]
+    resized = F.interpolate(
+        torch.from_numpy(np.array(volume, np.float32))[None, None],
+        tuple(part.shape),
+        mode="trilinear",
+        align_corners=False,
+    )
+    made = np.zeros(int(np.prod(image.size)), np.float32)
+    made[part.ravel()] = resized[0, 0].numpy().ravel()
+    return made.reshape(image.size)
 
 
 def _between(flat: np.ndarray, places: Sequence[int], axis: int, size: tuple[int, int, int]) -> np.ndarray:
@@ -106,23 +144,41 @@ def see(predictor: Any, case: Case, column: int) -> Seen:
     import torch
 
     model = predictor.encoder if hasattr(predictor, "encoder") else predictor.model
-    if getattr(model, "network", None) is None or model.card.dims != 2:
-        raise UserError(f"{model.card.name} is no 2-D network whose score can be followed back into pictures")
+    if getattr(model, "network", None) is None:
+        raise UserError(
+            f"{model.card.name} is no network here, so no score can be followed back into pictures"
+        )
     images = {role: case.images[role].load() for role in sorted(case.images)}
     stack: list[np.ndarray] = []
     views: list[View] = []
     groups: list[tuple[int, int]] = []
+    volumes = model.card.dims == 3
+    extents = {role: _extent(model, image) for role, image in images.items()} if volumes else None
     for role, image in images.items():
         made = model.prepare(image)
-        pictures = made if made.ndim == 4 else made[None]
+        pictures = made[None] if volumes or made.ndim == 3 else made
         groups.append((len(stack), len(stack) + len(pictures)))
         stack.extend(pictures)
-        views.extend(_views(role, image, model.most_slices))
+        views.extend([View(role, 0, 0)] if volumes else _views(role, image, model.most_slices))
     module, network, chosen = _module(predictor, model, groups, len(stack))
     batch = torch.from_numpy(np.stack([stack[i] for i in chosen]))[None]
     for part in module.parameters():
         part.requires_grad_(part.is_floating_point())
-    return Seen(case, module, network, batch, tuple(views[i] for i in chosen), images, column)
+    return Seen(
+        case, module, network, batch, tuple(views[i] for i in chosen), images, column, extents=extents
+    )
+
+
+def _extent(model: Any, image: Image) -> tuple[slice, slice, slice]:
+    """What of the volume, turned to RAS, the model is shown. Raises UserError where it is unknown."""
+    from medspectrum.models._volumes import extent
+
+    found = extent(model.own_input, image)
+    if found is None:
+        raise UserError(
+            f"{model.card.name} prepares its input in a way of its own, so no map finds its way back"
+        )
+    return found
 
 
 def _views(role: str, image: Image, most: int) -> list[View]:

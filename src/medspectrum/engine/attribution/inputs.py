@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     import torch
 
 PARTS = 7  # windows along a side, each a third overlapping the next
+PARTS_OF_VOLUMES = 4
 STEPS = 16
 SMOOTHED = 1 / 40  # of the side: gradients by the pixel are grainy
 
@@ -37,7 +38,8 @@ def integrated_gradients(
             n_steps=steps,
             internal_batch_size=max(1, 32 // max(1, batch[0].shape[0])),
         )
-    return smoothed(found.detach().float().sum(channels), batch.shape[-1] * SMOOTHED).clamp_min(0)
+    axes = batch.ndim - channels - 1
+    return smoothed(found.detach().float().sum(channels), batch.shape[-1] * SMOOTHED, axes=axes).clamp_min(0)
 
 
 def occlusion(
@@ -46,17 +48,19 @@ def occlusion(
     baseline: torch.Tensor,
     *,
     channels: int,
-    parts: int = PARTS,
+    parts: int | None = None,
     at_once: int = 16,
 ) -> torch.Tensor:
     """As above: how much the score falls when a window is covered by the baseline (Zeiler and Fergus, 2014).
 
-    Windows are a seventh of each side long and lie two thirds of that apart; of several pictures, one is
-    covered at a time.
+    Windows are a seventh of each side long and lie two thirds of that apart (of volumes a quarter); of
+    several pictures, one is covered at a time.
     """
     import torch
     from captum.attr import Occlusion
 
+    axes = batch.ndim - channels - 1
+    parts = parts or (PARTS if axes == 2 else PARTS_OF_VOLUMES)
     window, stride = [], []
     for axis, length in enumerate(batch.shape[1:], start=1):
         if axis == channels:
@@ -78,18 +82,18 @@ def occlusion(
             perturbations_per_eval=at_once,
         )
     flat = found.float().mean(channels).clone()
-    return smoothed(flat, max(batch.shape[-1] / parts / 4, 0.5)).clamp_min(0)
+    return smoothed(flat, max(batch.shape[-1] / parts / 4, 0.5), axes=axes).clamp_min(0)
 
 
-def smoothed(maps: torch.Tensor, sigma: float) -> torch.Tensor:
-    """Each plane (the last two axes), or volume of four axes, under a Gaussian of that many places."""
+def smoothed(maps: torch.Tensor, sigma: float, *, axes: int = 2) -> torch.Tensor:
+    """Each plane or volume (the last two or three axes) under a Gaussian of that many places."""
     import torch
     from scipy.ndimage import gaussian_filter
 
-    sides = [0.0] * (maps.ndim - 2) + [sigma, sigma]
+    sides = [0.0] * (maps.ndim - axes) + [sigma] * axes
     return torch.from_numpy(gaussian_filter(maps.numpy(), sides))
 
 
-def blurred(batch: torch.Tensor) -> torch.Tensor:
+def blurred(batch: torch.Tensor, *, axes: int = 2) -> torch.Tensor:
     """The batch without detail: under a Gaussian of an eighth of the side, so that cuts leave no edge."""
-    return smoothed(batch, batch.shape[-1] / 8)
+    return smoothed(batch, batch.shape[-1] / 8, axes=axes)
