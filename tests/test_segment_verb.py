@@ -471,3 +471,56 @@ def test_the_library_finds_the_same_boxes(tmp_path):
         text_boxes.load(alone)
     with pytest.raises(UnreadableFile, match=r"no config\.json"):
         text_boxes.load(tmp_path)
+
+
+def test_everything_is_outlined_and_numbered(tmp_path):
+    ovals = Path(__file__).parent / "data" / "sam_ovals.pth"
+    with np.load(Path(__file__).parent / "data" / "sam_everything.npz") as held:
+        picture, count = held["picture"], len(held["whole_bbox"])
+    (tmp_path / "images").mkdir()
+    Pillow.fromarray(picture).save(tmp_path / "images" / "a.png")
+    Pillow.fromarray(np.full((20, 30, 3), 60, np.uint8)).save(tmp_path / "images" / "empty.png")
+    settings = {"everything": True, "points_per_side": 12, "min_iou": 0.6, "min_stability": 0.5}
+    result = medspectrum.segment(
+        tmp_path / "images", model=ovals, out=tmp_path / "out", quiet=True, **settings
+    )
+    assert (result["prompts_by"], result["instances"], result["labels"]) == (
+        "everything",
+        True,
+        {"object": 1},
+    )
+    rows = {row["image"]: row for row in result["images"]}
+    assert [r["value"] for r in rows["a.png"]["outlines"]] == list(range(1, count + 1))
+    numbered = plane_of(tmp_path / "out" / "a.png")
+    assert len(np.unique(numbered)) > 10
+    for row in rows["a.png"]["outlines"]:
+        own = np.argwhere(numbered == row["value"])
+        if not len(own):  # smaller things cover it
+            continue
+        assert len(own) <= row["voxels"]
+        x0, y0, x1, y1 = row["box"]
+        assert (own.min(axis=0) >= [y0, x0]).all()
+        assert (own.max(axis=0) < [y1, x1]).all()
+    with pytest.raises(UserError, match="--boxes, --everything were given; give one of them"):
+        medspectrum.segment(
+            tmp_path / "images", model=ovals, out=tmp_path / "o", everything=True, boxes=tmp_path, quiet=True
+        )
+
+
+def test_everything_in_a_volume_is_found_plane_by_plane(tmp_path):
+    with np.load(Path(__file__).parent / "data" / "sam_everything.npz") as held:
+        grey = held["picture"][..., 0]
+    volume = np.zeros((121, 90, 3), np.uint8)
+    volume[..., 1] = grey.T
+    nibabel.save(nibabel.Nifti1Image(volume, np.diag([1, 1, 4, 1.0])), tmp_path / "v.nii.gz")
+    ovals = Path(__file__).parent / "data" / "sam_ovals.pth"
+    result = medspectrum.segment(
+        tmp_path / "v.nii.gz", model=ovals, out=tmp_path / "out", everything=True, points_per_side=6,
+        min_iou=0.6, min_stability=0.5, quiet=True,
+    )  # fmt: skip
+    middle = [r for r in result["images"][0]["outlines"] if r["source"] == "everything in plane 1"]
+    assert middle
+    assert all((r["box"][2], r["box"][5]) == (1, 2) for r in middle)
+    mask = np.asanyarray(nibabel.load(tmp_path / "out" / "v.nii.gz").dataobj)
+    assert mask.shape == volume.shape
+    assert set(np.unique(mask[..., 1])) - {0} <= {r["value"] for r in middle}

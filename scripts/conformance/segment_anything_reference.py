@@ -55,34 +55,9 @@ def main() -> None:
 def answers(seed: int) -> tuple[dict, dict]:
     """The weights drawn with that seed, and what the original code answers with them."""
     from segment_anything import SamPredictor
-    from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 
     torch.manual_seed(seed)
-    grid = SIDE // PATCH
-    network = Sam(
-        ImageEncoderViT(
-            depth=2,
-            embed_dim=WIDTH,
-            img_size=SIDE,
-            mlp_ratio=2,
-            norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
-            num_heads=2,
-            patch_size=PATCH,
-            qkv_bias=True,
-            use_rel_pos=True,
-            global_attn_indexes=[1],
-            window_size=5,
-            out_chans=WIDTH,
-        ),
-        PromptEncoder(WIDTH, (grid, grid), (SIDE, SIDE), mask_in_chans=8),
-        MaskDecoder(
-            num_multimask_outputs=3,
-            transformer=TwoWayTransformer(depth=2, embedding_dim=WIDTH, mlp_dim=32, num_heads=8),
-            transformer_dim=WIDTH,
-            iou_head_depth=3,
-            iou_head_hidden_dim=16,
-        ),
-    ).eval()
+    network = small_network()
     with torch.no_grad():
         for value in network.parameters():
             spread = 0.15 if value.ndim > 1 else 0.3
@@ -126,6 +101,37 @@ def answers(seed: int) -> tuple[dict, dict]:
     made |= {"again_full": masks[0], "again_score": scores[0], "again_low": low[0]}
     medsam(network, picture, box, made)
     return state, made
+
+
+def small_network():
+    """The original network, small, with weights as its makers draw them."""
+    from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+
+    grid = SIDE // PATCH
+    return Sam(
+        ImageEncoderViT(
+            depth=2,
+            embed_dim=WIDTH,
+            img_size=SIDE,
+            mlp_ratio=2,
+            norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
+            num_heads=2,
+            patch_size=PATCH,
+            qkv_bias=True,
+            use_rel_pos=True,
+            global_attn_indexes=[1],
+            window_size=5,
+            out_chans=WIDTH,
+        ),
+        PromptEncoder(WIDTH, (grid, grid), (SIDE, SIDE), mask_in_chans=8),
+        MaskDecoder(
+            num_multimask_outputs=3,
+            transformer=TwoWayTransformer(depth=2, embedding_dim=WIDTH, mlp_dim=32, num_heads=8),
+            transformer_dim=WIDTH,
+            iou_head_depth=3,
+            iou_head_hidden_dim=16,
+        ),
+    ).eval()
 
 
 def medsam(network, picture, box, made) -> None:

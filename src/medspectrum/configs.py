@@ -18,7 +18,11 @@ def configs_for(
 
     encoders: in the order in which they are to be tried.
     """
-    names = plan.methods or methods_for(plan.task)
+    names = plan.methods or tuple(
+        name
+        for name in methods_for(plan.task)
+        if not registry.find("method", name).facts.get("named_only", False)
+    )
     configs = []
     for method in (registry.find("method", name) for name in names):
         why = method.facts["available"]() if "available" in method.facts else ""

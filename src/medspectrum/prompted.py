@@ -12,8 +12,8 @@ import numpy as np
 from medspectrum import transforms
 from medspectrum.errors import UserError
 from medspectrum.image import Image
-from medspectrum.models import sam
-from medspectrum.prompts import Pointer
+from medspectrum.models import sam, sam_everything
+from medspectrum.prompts import UNNAMED, Pointer
 
 SOFT_TISSUE_HU = (-160.0, 240.0)
 """How CT is shown where no window is asked for, as MedSAM was trained: level 40, width 400."""
@@ -129,6 +129,59 @@ def outlined(
         for pointer, value, scores, count in zip(pointers, values, trust, area, strict=True)
     ]
     return Outlined(made, rows)
+
+
+def everything_in(
+    network: sam.Promptable,
+    pixels: np.ndarray,
+    *,
+    axis: int = 0,
+    points_per_side: int = 32,
+    least_trust: float = 0.88,
+    least_stability: float = 0.95,
+) -> Outlined:
+    """Outline whatever stands out, plane by plane, things numbered from 1; smaller things lie on larger ones.
+
+    pixels: (3, Z, Y, X) uint8. axis: of (Z, Y, X), along which a volume is cut. The rest:
+    see ``models.sam_everything.everything``.
+    """
+    made = np.zeros(pixels.shape[1:], np.uint16)
+    rows: list[dict[str, Any]] = []
+    flat = pixels.shape[1] == 1
+    for place, plane in enumerate(np.moveaxis(pixels, axis + 1, 0)):
+        found = sam_everything.everything(
+            network,
+            np.ascontiguousarray(plane),
+            points_per_side=points_per_side,
+            least_trust=least_trust,
+            least_stability=least_stability,
+        )
+        own = np.moveaxis(made, axis, 0)[place]
+        for thing in sorted(found, key=lambda t: -int(t.mask.sum())):
+            number = len(rows) + 1
+            own[thing.mask] = number
+            box = [float(v) for v in (*thing.box[:2], *(thing.box[2:] + 1))]
+            rows.append(
+                {
+                    "label": UNNAMED,
+                    "value": number,
+                    "box": box if flat else _through(box, place, axis),
+                    "score": None,
+                    "estimated_iou": round(thing.trust, 4),
+                    "planes": 1,
+                    "voxels": int(thing.mask.sum()),
+                    "source": "everything" if flat else f"everything in plane {place}",
+                }
+            )
+    return Outlined(made, rows)
+
+
+def _through(box: Sequence[float], place: int, axis: int) -> list[float]:
+    """x0, y0, z0, x1, y1, z1 of a box in a plane across that axis of (Z, Y, X)."""
+    low, high = list(box[:2]), list(box[2:])
+    low.insert(2 - axis, float(place))
+    high.insert(2 - axis, float(place + 1))
+    return [*low, *high]
 
 
 def _prompt(network: sam.Promptable, seen: sam.Embedded, spot: _Spot) -> sam.Prompt:

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from medspectrum import __version__, pointing, store
-from medspectrum.case import Case, LeftOut
+from medspectrum import __version__, outliners, planned, store
+from medspectrum.case import LeftOut
 from medspectrum.datasets import load
 from medspectrum.errors import UserError
 from medspectrum.formats import paths_of
 from medspectrum.formats.masks import FORMATS, mask_suffix, write_mask
 from medspectrum.models import sam
 from medspectrum.outcome import write_left_out
-from medspectrum.pointing import Pointing
-from medspectrum.progress import Progress, progress_for
-from medspectrum.prompted import axis_of, outlined, pixels_of, window_of
-from medspectrum.prompts import read_boxes, read_points
+from medspectrum.progress import progress_for
+from medspectrum.prompted import window_of
 from medspectrum.tasks.segment import file_name, grid_of
 
 
@@ -34,6 +32,10 @@ def segment(
     masks: Path | None = None,
     text: str | None = None,
     detector: Path | None = None,
+    everything: bool = False,
+    points_per_side: int = 32,
+    min_iou: float = 0.88,
+    min_stability: float = 0.95,
     min_score: float = 0.3,
     preparation: str = "auto",
     window: str | None = None,
@@ -46,7 +48,8 @@ def segment(
     """Outline what boxes, points, masks, a detector or words point at, with any SAM-format checkpoint.
 
     images: file, folder or table of images; volumes are outlined plane by plane.
-    model: Segment Anything: Meta's or MedSAM's own file, or a folder of transformers (SAM, SAM 2).
+    model: Segment Anything: Meta's or MedSAM's own file, or a folder of transformers (SAM, SAM 2). Or
+        nnunet:FOLDER, what nnU-Net trained, or a row of such networks: it needs nothing that points.
     out: folder for a label map per image, named as the image, and segmentation.json.
     boxes: COCO JSON, a folder of Pascal VOC XML, or CSV (image, x0, y0, x1, y1, label; in volumes also
         z0 and z1, or z).
@@ -56,6 +59,10 @@ def segment(
     masks: a folder of rough label maps with the images' names, to be redrawn.
     text: labels, separated by commas, that the detector looks for.
     detector: folder of an open-vocabulary detector of transformers (OWL-ViT, OWLv2, Grounding DINO).
+    everything: outline whatever stands out, from a grid of points; the things are numbered from 1.
+    points_per_side: of that grid.
+    min_iou: of everything what the network estimates to be outlined that well.
+    min_stability: of everything what hardly changes with the threshold, as the IoU of two thresholds.
     min_score: boxes of a detector, and boxes of COCO JSON that have a score, count from this one.
     preparation: how images are shown: sam, medsam or sam2; auto takes medsam where the checkpoint's name
         has that word.
@@ -74,41 +81,59 @@ def segment(
     if format is not None and format not in FORMATS:
         raise UserError(f"there is no format {format!r} of masks; use {', '.join(FORMATS)}")
     ways = {"boxes": boxes, "boxes_from": boxes_from, "points": points, "masks": masks, "text": text}
-    way = _one_of(ways, detector)
-    network = sam.load(model, preparation=preparation)
+    trained = planned.named(Path(model), cache)
+    way = _one_of({**ways, "everything": everything or None}, detector, needed=trained is None)
+    network: Any = sam.load(model, preparation=preparation) if trained is None else None
     case_set = load(Path(images), layout=layout, cache=cache)
+    cases = case_set.cases if trained is None else planned.together(case_set.cases, trained.plans.channels)
     folder, left_out = Path(out), []
     with progress_for(quiet=quiet) as progress:
-        asked = _pointing(way, ways[way], case_set.cases, detector, min_score, cache, progress)
-        left_out += asked.left_out
-        values = _values(asked.labels)
+        if trained is not None:
+            outliner = outliners.of_plans(trained, cache, progress)
+        elif everything:
+            outliner = outliners.of_everything(
+                network,
+                shown,
+                points_per_side=points_per_side,
+                least_trust=min_iou,
+                least_stability=min_stability,
+            )
+        else:
+            asked = outliners.pointing_by(way, ways[way], cases, detector, min_score, cache, progress)
+            left_out += asked.left_out
+            outliner = outliners.of_pointing(network, asked, shown, instances=instances)
         step = progress.step(f"outlining by {Path(model).name}")
         rows: list[dict[str, Any]] = []
         taken: set[str] = set()
-        for number, case in enumerate(case_set.cases, start=1):
+        for number, case in enumerate(cases, start=1):
             try:
-                row, gone = _outline(
-                    case, asked, network, shown, values, folder, taken, instances=instances, format=format
-                )
-                left_out += gone
-                rows += row
+                lazy = grid_of(case)
+                image = lazy.load()
+                found = outliner.answer(case, image)
+                left_out += found.left_out
+                if found.labels is not None:
+                    place = folder / f"{file_name(case, taken)}{mask_suffix(image, format)}"
+                    written = write_mask(
+                        found.labels, image, place, format=format, names=found.names, sources=paths_of(lazy)
+                    )
+                    rows.append({"image": case.id, "file": written.name, "outlines": found.rows})
             except UserError as error:
                 left_out.append(LeftOut(case.id, str(error)))
-            step(number, len(case_set.cases))
+            step(number, len(cases))
     left_out += case_set.left_out
     if not rows:
         told = f"; {left_out[0].source}: {left_out[0].reason}" if left_out else ""
-        raise UserError(f"{images}: nothing points at any of its {len(case_set.cases)} images{told}")
+        raise UserError(f"{images}: nothing points at any of its {len(cases)} images{told}")
     result = {
         "version": __version__,
         "model": str(model),
-        "preparation": network.preparation,
+        "preparation": "plans" if network is None else network.preparation,
         "prompts_by": way,
-        "labels": values,
-        "instances": instances,
+        "labels": outliner.values,
+        "instances": outliner.instances,
         "out": str(folder),
         "images": rows,
-        "not_spoken_of": len(case_set.cases) - len(rows),
+        "not_spoken_of": len(cases) - len(rows),
         "outlines": sum(len(row["outlines"]) for row in rows),
         "seconds": round(time.perf_counter() - begun, 3),
         "left_out": [asdict(x) for x in left_out],
@@ -118,9 +143,14 @@ def segment(
     return result
 
 
-def _one_of(ways: Mapping[str, Any], detector: Path | None) -> str:
-    """The one way of pointing that was given. Raises UserError for none or several."""
+def _one_of(ways: Mapping[str, Any], detector: Path | None, *, needed: bool) -> str:
+    """The one way of pointing that was given. Raises UserError for none or several, or any if not needed."""
     given = [name for name, value in ways.items() if value is not None]
+    if not needed:
+        if given or detector is not None:
+            word = "--" + (given or ["detector"])[0].replace("_", "-")
+            raise UserError(f"a network of nnU-Net outlines the whole image by itself; leave {word} out")
+        return "plans"
     if len(given) != 1:
         names = ", ".join("--" + name.replace("_", "-") for name in given or ways)
         words = f"{names} were given; give one of them" if given else f"give one of {names}"
@@ -128,65 +158,3 @@ def _one_of(ways: Mapping[str, Any], detector: Path | None) -> str:
     if detector is not None and given != ["text"]:
         raise UserError("--detector looks for what --text names; give --text, or leave the detector out")
     return given[0]
-
-
-def _pointing(
-    way: str,
-    given: Any,
-    cases: Sequence[Case],
-    detector: Path | None,
-    min_score: float,
-    cache: Path | None,
-    progress: Progress,
-) -> Pointing:
-    if way == "text":
-        return pointing.by_text(given, detector, min_score)
-    path = Path(given)
-    if way == "boxes_from":
-        return pointing.by_predictor(path, cases, min_score, cache, progress)
-    if way == "masks":
-        return pointing.by_masks(path, cases)
-    given = read_boxes(path) if way == "boxes" else read_points(path)
-    return pointing.by_file(given, cases, min_score)
-
-
-def _values(labels: Sequence[str]) -> dict[str, int]:
-    """A value of masks for each label: its own where all are whole numbers, else counted from 1."""
-    if all(label.isdecimal() and 0 < int(label) < 1 << 16 for label in labels):
-        return {label: int(label) for label in labels}
-    return {label: number for number, label in enumerate(labels, start=1)}
-
-
-def _outline(
-    case: Case,
-    asked: Pointing,
-    network: sam.Promptable,
-    window: tuple[float, float] | None,
-    values: Mapping[str, int],
-    folder: Path,
-    taken: set[str],
-    *,
-    instances: bool,
-    format: str | None,
-) -> tuple[list[dict[str, Any]], list[LeftOut]]:
-    """Outline and write one case; its row, or none where nobody speaks of it, and prompts left out."""
-    lazy = grid_of(case)
-    image = lazy.load()
-    pixels = pixels_of(image, window)
-    given = asked.ask(case, image, pixels)
-    if given is None:
-        return [], []
-    pointers, left_out = [], []
-    for pointer in given:
-        try:
-            pointers.append(pointer.checked(image.size))
-        except UserError as error:
-            left_out.append(LeftOut(f"{pointer.source} ({case.id})", str(error)))
-    if given and not pointers:
-        return [], left_out
-    own = list(range(1, len(pointers) + 1)) if instances else [values[p.label] for p in pointers]
-    found = outlined(network, pixels, pointers, own, axis=axis_of(pointers, image))
-    place = folder / f"{file_name(case, taken)}{mask_suffix(image, format)}"
-    names = {value: pointer.label for value, pointer in zip(own, pointers, strict=True)}
-    written = write_mask(found.labels, image, place, format=format, names=names, sources=paths_of(lazy))
-    return [{"image": case.id, "file": written.name, "outlines": found.rows}], left_out

@@ -30,13 +30,19 @@ def tensors_of(path: Path) -> dict[str, Any]:
     No pickled code is run; of a TorchScript archive the tensors alone are read. Raises UnreadableFile where
     the file is none, or holds no tensors, UnsafeFile where it would run something.
     """
+    return parts_of(path)[0]
+
+
+def parts_of(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The tensors as ``tensors_of`` gives them, and what else its outermost table says. Raises the same."""
     held = _held(path)
+    beside = {str(k): v for k, v in held.items() if k not in _WRAPPINGS} if isinstance(held, dict) else {}
     for wrapping in _WRAPPINGS:
         if isinstance(held, dict) and isinstance(held.get(wrapping), dict):
             held = held[wrapping]
     if not isinstance(held, dict) or not held or not all(hasattr(v, "shape") for v in held.values()):
         raise UnreadableFile(path, "holds no table of weights; give a checkpoint")
-    return {str(k).removeprefix("module."): v for k, v in held.items()}
+    return {str(k).removeprefix("module."): v for k, v in held.items()}, beside
 
 
 def _held(path: Path) -> Any:

@@ -41,7 +41,8 @@ def slide(
     *,
     roi: int | Sequence[int],
     overlap: float | Sequence[float] | None = None,
-    blend: str = "gaussian",
+    blend: str | np.ndarray = "gaussian",
+    evenly: bool = False,
     mirror: Sequence[int] = (),
     mode: str = "blend",
     body_box: bool = False,
@@ -58,7 +59,9 @@ def slide(
     ``sliding_window_inference`` (equal to float32 rounding); ``centre`` takes each voxel from the window
     whose centre is nearest, from far fewer windows. overlap: 0.5 by default, 1/6 in mode ``centre``, where it
     says how much windows overlap at least: each then lacks half of it at every inner border.
-    blend: ``gaussian`` or ``constant``. mirror: axes to flip; scores are averaged over all 2^n combinations.
+    blend: ``gaussian``, ``constant``, or the weights themselves, with the window's sides. evenly: the fewest
+    windows of at least that overlap, spread evenly, as in mode ``centre`` and as nnU-Net does. mirror: axes
+    to flip; scores are averaged over all 2^n combinations.
     body_box: windows only within the box around the foreground (``engine/body.py``); outside of it every
     label is 0 and every score is 0. batch: windows per call of ``run``.
     gives: ``labels``, the class of the highest score (with one class, 1 where its score is above 0), uint8 or
@@ -78,7 +81,7 @@ def slide(
     within = _box(volume, side) if body_box else tuple((0, n) for n in size)
     part = volume[(slice(None), *(slice(*ends) for ends in within))]
     chosen = overlap if overlap is not None else (CENTRE_OVERLAP if mode == "centre" else 0.5)
-    place_along = even_starts if mode == "centre" else starts
+    place_along = even_starts if evenly or mode == "centre" else starts
     along = zip(part.shape[1:], side, overlaps(chosen, len(size)), strict=True)
     tiles = Tiles(part.shape[1:], side, tuple(place_along(*given) for given in along))
     turned = flips(mirror, len(size))
@@ -86,7 +89,12 @@ def slide(
     stitch: Blend | Centre = (
         Centre(tiles, turns=len(turned), gives=gives)
         if mode == "centre"
-        else Blend(tiles, importance(side, blend), turns=len(turned), gives=gives)
+        else Blend(
+            tiles,
+            importance(side, blend) if isinstance(blend, str) else blend,
+            turns=len(turned),
+            gives=gives,
+        )
     )
     batches = _batches(part, tiles, jobs, batch)
     found = run.ahead(batches) if hasattr(run, "ahead") else map(run, batches)

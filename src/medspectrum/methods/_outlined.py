@@ -2,10 +2,12 @@
 
 As ``_tuned`` starts from the linear probe, these start from the decoder that was trained on the frozen maps:
 the first step then does not tear up what the network knows. A method says what may change by one function.
+Where that looks across slices, a volume is seen in stacks of slices that follow each other.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -20,6 +22,7 @@ from medspectrum.engine.overlap_loss import overlap_loss
 from medspectrum.engine.precision import quick_training
 from medspectrum.engine.readout import level_module
 from medspectrum.engine.train import Inputs
+from medspectrum.engine.window_grid import cores, even_starts
 from medspectrum.errors import UserError
 from medspectrum.labelmap import LabelMap
 from medspectrum.methods import _dense, _tuned, decoder
@@ -94,19 +97,27 @@ class OutlinePredictor:
     def _one(self, case: Case) -> LabelMap:
         import torch
 
-        side = self.model.size[-1]
+        side, deep = self.model.size[-1], self.settings.get("slices", 1)
         if not self._ready:
-            shape = (1, self.settings["image_channels"], side, side)
+            shape = (1, deep * self.settings["image_channels"], side, side)
             self._ready.append(_tuned.runner(self.module, shape))
         own = _dense.cuts(case)
         seen = [tuple(c.planes[i] for c in own) for i in range(len(own[0].planes))]
         found: dict[int, np.ndarray] = {}
+        begins = even_starts(len(seen), deep, 0.5) if len(seen) > deep else [0]
+        nearest = cores(begins, deep, len(seen))
 
         def done(place: int, outputs: list[np.ndarray]) -> None:
-            flat = planes.to_plane(torch.from_numpy(outputs[0][None]), own[0].plane, side)
-            found[place] = flat[0].argmax(dim=0).numpy().astype(np.uint8)
+            scores = outputs[0].reshape(deep, -1, *outputs[0].shape[1:])
+            first, end = nearest[place]
+            mine = np.ascontiguousarray(scores[first - begins[place] : end - begins[place]])
+            flat = planes.to_plane(torch.from_numpy(mine), own[0].plane, side)
+            found.update(enumerate(flat.argmax(dim=1).numpy().astype(np.uint8), start=first))
 
-        jobs = ((i, _dense.pictures(self.model, [images])[0].numpy()) for i, images in enumerate(seen))
+        jobs = (
+            (i, _stack(self.model, [seen[p] for p in stack(begin, deep, len(seen))]))
+            for i, begin in enumerate(begins)
+        )
         self._ready[0].run(jobs, done)
         return LabelMap.of(own[0].joined([found[i] for i in range(len(seen))]))
 
@@ -120,9 +131,13 @@ def outline(
     structure: dict[str, Any],
     seed: int,
     learning_rate: float,
+    slices: int = 1,
     **training: Any,
 ) -> OutlinePredictor:
-    """Train the decoder alone, then with what ``change`` opens in the encoder. See ``Training``."""
+    """Train the decoder alone, then with what ``change`` opens in the encoder. See ``Training``.
+
+    slices: planes of a volume that are seen together; those of a case follow each other in a batch.
+    """
     import torch
 
     chosen = {**DEFAULTS, **training}
@@ -134,26 +149,30 @@ def outline(
         "shapes": begun.settings["shapes"],
         "image_channels": begun.settings["image_channels"],
         "seed": seed,
+        "slices": slices,
     }
     module = _assemble(model, change, settings, len(task.classes) + 1)
     module.decoder.load_state_dict({n: torch.from_numpy(a) for n, a in begun.arrays.items()})
     given = _dense.labelled_planes(cases, task)
     side = model.size[-1]
-    inputs = Inputs(lambda i: _dense.pictures(model, [given[i].images])[0].numpy(), len(given))
+    stacks = _stacks(given, slices)
+    inputs = Inputs(lambda i: _stack(model, [given[p].images for p in stacks[i]]), len(stacks))
     truths = [planes.onto_square(plane.labels, side, side // 2).astype(np.int16) for plane in given]
-    order = Order(np.arange(len(given)), seed)
+    order = Order(np.arange(len(stacks)), seed)
     turning = _turning(cases[0])
 
     def step_loss(step: int, generator: torch.Generator) -> torch.Tensor:
-        picked = order.batch(step, decoder.BATCH)
+        picked = order.batch(step, max(1, decoder.BATCH // slices))
         batch = inputs.take(picked)
-        answer = torch.from_numpy(np.stack([truths[i] for i in picked]).astype(np.int64))
+        told = [np.stack([truths[p] for p in stacks[i]]) for i in picked]
+        answer = torch.from_numpy(np.stack(told).astype(np.int64))
         if chosen["augment"]:
             batch, answer = _moved(batch, answer, turning, generator)
             batch = patches.shade(batch, generator)
         with quick_training():
             scores = module(batch)
-        return overlap_loss(scores.float(), answer)
+        answer = answer.flatten(0, 1)
+        return overlap_loss(scores.float().reshape(len(answer), -1, *answer.shape[1:]), answer)
 
     body = [p for n, p in module.named_parameters() if p.requires_grad and not n.startswith("decoder.")]
     head = [p for p in module.decoder.parameters() if p.requires_grad]
@@ -200,7 +219,10 @@ def restore(
 
 
 def _assemble(model: Encoder, change: Callable[..., None], settings: dict[str, Any], labels: int) -> Any:
-    """Pictures (n, C, side, side) -> scores at half the side; several roles stand along C."""
+    """Pictures (n, C, side, side) -> scores at half the side. Several roles stand along C.
+
+    Slices of a stack stand along C before them, and along the scores' second axis.
+    """
     import torch
 
     with torch.random.fork_rng(devices=[]):
@@ -208,8 +230,8 @@ def _assemble(model: Encoder, change: Callable[..., None], settings: dict[str, A
         network = model.network()
         change(network, model, **settings["structure"])
     seen = level_module(network, _dense.LEVEL)
-    own = len(model.card.mean)
-    roles = settings["image_channels"] // own
+    own, channels = len(model.card.mean), settings["image_channels"]
+    roles, deep = channels // own, settings.get("slices", 1)
     made = pyramid.pyramid(
         [tuple(shape) for shape in settings["shapes"]],
         model.size[-1],
@@ -225,11 +247,46 @@ def _assemble(model: Encoder, change: Callable[..., None], settings: dict[str, A
             self.decoder = made
 
         def forward(self, batch: torch.Tensor) -> torch.Tensor:
+            if deep == 1:
+                return self.planes(batch)
+            scores = self.planes(batch.reshape(-1, channels, *batch.shape[2:]))
+            return scores.reshape(len(batch), -1, *scores.shape[2:])
+
+        def planes(self, batch: torch.Tensor) -> torch.Tensor:
             by_role = [self.encoder(batch[:, own * r : own * (r + 1)]) for r in range(roles)]
             maps = [torch.cat(parts, dim=1) for parts in zip(*by_role, strict=True)]
             return self.decoder(maps, batch)
 
     return Outlining().eval()
+
+
+def together(cases: Sequence[Case], slices: int) -> int:
+    """How many slices are seen together: so many in volumes, 1 where all cases are pictures."""
+    if slices < 1:
+        raise UserError(f"slices are counted from 1; got {slices}")
+    return slices if any(_dense.cuts(case)[0].size[0] > 1 for case in cases) else 1
+
+
+def stack(begin: int, slices: int, count: int) -> list[int]:
+    """Planes of a stack that begins there; of a volume with fewer the last comes again."""
+    return [min(begin + i, count - 1) for i in range(slices)]
+
+
+def _stacks(given: Sequence[_dense.Plane], slices: int) -> list[list[int]]:
+    """Every stack of planes of one case, as their places in ``given``."""
+    made: list[list[int]] = []
+    first = 0
+    for _, own in itertools.groupby(given, key=lambda plane: plane.case):
+        count = len(list(own))
+        begins = range(max(1, count - slices + 1))
+        made += [[first + p for p in stack(begin, slices, count)] for begin in begins]
+        first += count
+    return made
+
+
+def _stack(model: Encoder, images: Sequence[_dense.Roles]) -> np.ndarray:
+    """The slices of a stack as one input, (slices * C, side, side)."""
+    return _dense.pictures(model, images).flatten(0, 1).numpy()
 
 
 def _turning(case: Case) -> patches.Turning:
@@ -242,7 +299,7 @@ def _turning(case: Case) -> patches.Turning:
 def _moved(
     batch: torch.Tensor, labels: torch.Tensor, change: patches.Turning, rng: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pictures and their labels turned, zoomed and mirrored together; what comes in from outside is -1."""
+    """Pictures (n, C, ...) and labels (n, slices, ...) turned, zoomed and mirrored; outside is -1."""
     import torch
     import torch.nn.functional as F
 
@@ -252,7 +309,7 @@ def _moved(
     given = torch.from_numpy(theta)
     whole = F.affine_grid(given, list(batch.shape), align_corners=False)
     seen = F.grid_sample(batch, whole, mode="bilinear", padding_mode="border", align_corners=False)
-    half = F.affine_grid(given, [len(batch), 1, *labels.shape[1:]], align_corners=False)
-    raised = (labels + 1).float()[:, None]
+    half = F.affine_grid(given, list(labels.shape), align_corners=False)
+    raised = (labels + 1).float()
     found = F.grid_sample(raised, half, mode="nearest", padding_mode="zeros", align_corners=False)
-    return seen, found[:, 0].long() - 1
+    return seen, found.long() - 1

@@ -36,9 +36,16 @@ def stages(network: torch.nn.Module) -> dict[str, torch.nn.Module]:
 
 def is_transformer(network: torch.nn.Module) -> bool:
     """True where the blocks pass tokens (n, tokens, width) along: they hold no convolution."""
+    return ends_in_channels(next(iter(stages(network).values())))
+
+
+def ends_in_channels(block: torch.nn.Module) -> bool:
+    """True where a block's channels are its output's last axis: it holds no convolution.
+
+    So in transformers on tokens, and in those on a grid (n, height, width, channels) as Segment Anything's.
+    """
     import torch
 
-    block = next(iter(stages(network).values()))
     kinds = torch.nn.Conv1d | torch.nn.Conv2d | torch.nn.Conv3d
     return not any(isinstance(m, kinds) for m in block.modules())
 
@@ -51,9 +58,9 @@ def widths(network: torch.nn.Module, example: torch.Tensor) -> dict[str, int]:
     handles = []
 
     def look(name: str) -> Any:
-        def hook(_module: Any, _inputs: Any, output: Any) -> None:
+        def hook(block: torch.nn.Module, _inputs: Any, output: Any) -> None:
             first = output[0] if isinstance(output, tuple) else output
-            found[name] = first.shape[-1] if first.ndim == 3 else first.shape[1]
+            found[name] = first.shape[-1] if first.ndim == 3 or ends_in_channels(block) else first.shape[1]
 
         return hook
 

@@ -24,6 +24,7 @@ def bottlenecks(network: Any, encoder: Encoder, *, bottleneck: int) -> None:
         def __init__(self, block: torch.nn.Module, width: int) -> None:
             super().__init__()
             self.block = block
+            self.last = _structure.ends_in_channels(block)
             self.norm = torch.nn.GroupNorm(1, width)
             self.down = torch.nn.Linear(width, bottleneck)
             self.up = torch.nn.Linear(bottleneck, width)
@@ -33,7 +34,9 @@ def bottlenecks(network: Any, encoder: Encoder, *, bottleneck: int) -> None:
         def forward(self, first: Any, *rest: Any, **named: Any) -> Any:
             given = self.block(first, *rest, **named)
             output = given[0] if isinstance(given, tuple) else given
-            if output.ndim == 4:  # channels first: to the end, where a linear layer reads them
+            if (
+                output.ndim == 4 and not self.last
+            ):  # channels first: to the end, where a linear layer reads them
                 normed = self.norm(output).permute(0, 2, 3, 1)
                 added = self.up(torch.nn.functional.gelu(self.down(normed))).permute(0, 3, 1, 2)
             else:

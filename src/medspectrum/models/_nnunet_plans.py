@@ -31,6 +31,18 @@ SCHEMES = (
 
 
 @dataclass(frozen=True)
+class Resampling:
+    """Splines of that order, of ``order_z`` across slices where these are taken apart.
+
+    separate: whether they are; None where spacings differ more than threefold, as nnU-Net decides.
+    """
+
+    order: int
+    order_z: int = 0
+    separate: bool | None = None
+
+
+@dataclass(frozen=True)
 class Plans:
     """One configuration of a folder's plans.
 
@@ -52,6 +64,10 @@ class Plans:
     schemes: tuple[str, ...]
     intensities: tuple[Mapping[str, float], ...]
     order: tuple[int, ...]
+    masked: tuple[bool, ...] = ()
+    region_order: tuple[int, ...] = ()
+    upright: bool = False
+    resampling: tuple[Resampling, Resampling] = (Resampling(3), Resampling(1))
 
 
 def read(folder: Path, configuration: str = "") -> Plans:
@@ -83,6 +99,13 @@ def read(folder: Path, configuration: str = "") -> Plans:
             schemes=tuple(_scheme(v, folder) for v in facts["normalization_schemes"]),
             intensities=tuple(numbers.get(str(i), {}) for i in range(len(names))),
             order=tuple(int(v) for v in plans.get("transpose_forward", (0, 1, 2))),
+            masked=tuple(bool(v) for v in facts.get("use_mask_for_norm") or [False] * len(names)),
+            region_order=tuple(int(v) for v in data.get("regions_class_order") or ()),
+            upright=plans.get("image_reader_writer") == "NibabelIOWithReorient",
+            resampling=(
+                _resampling(facts, "data", 3, folder),
+                _resampling(facts, "probabilities", 1, folder),
+            ),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as problem:
         raise UnreadableFile(
@@ -175,6 +198,15 @@ def _older(facts: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _resampling(facts: Mapping[str, Any], of: str, order: int, folder: Path) -> Resampling:
+    name = facts.get(f"resampling_fn_{of}", "resample_data_or_seg_to_shape")
+    if name != "resample_data_or_seg_to_shape":
+        raise UserError(f"{folder}: resamples by {name}; what is done here is resample_data_or_seg_to_shape")
+    told = {"order": order, "order_z": 0, "force_separate_z": None}
+    told |= facts.get(f"resampling_fn_{of}_kwargs") or {}
+    return Resampling(int(told["order"]), int(told["order_z"]), told["force_separate_z"])
+
+
 def _heads(labels: Mapping[str, int | tuple[int, ...]]) -> int:
     """Channels of the output: one for each label with the background, or for each region without it."""
     own = {k: v for k, v in labels.items() if k != "ignore"}
@@ -197,10 +229,13 @@ def normalised(plans: Plans, volume: np.ndarray, inside: np.ndarray | None = Non
     """
     if len(volume) != len(plans.schemes):
         raise ValueError(f"the network takes {len(plans.schemes)} channels; got {len(volume)}")
+    masked = plans.masked or (True,) * len(volume)
     return np.stack(
         [
-            _channel(channel.astype(np.float32), scheme, facts, inside)
-            for channel, scheme, facts in zip(volume, plans.schemes, plans.intensities, strict=True)
+            _channel(channel.astype(np.float32), scheme, facts, inside if own else None)
+            for channel, scheme, facts, own in zip(
+                volume, plans.schemes, plans.intensities, masked, strict=True
+            )
         ]
     )
 

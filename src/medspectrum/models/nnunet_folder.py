@@ -19,7 +19,7 @@ import numpy as np
 
 from medspectrum.card import Card
 from medspectrum.engine import weights_place
-from medspectrum.engine.weights_file import tensors_of
+from medspectrum.engine.weights_file import parts_of
 from medspectrum.errors import UnreadableFile, UserError
 from medspectrum.models import _nnunet_plans
 from medspectrum.models._nnunet_plans import Plans
@@ -32,12 +32,16 @@ INSTALL = 'pip install "medspectrum[nnunet]"'
 
 @dataclass(frozen=True)
 class Trained:
-    """A network with its plans. network: (n, channels, ...) -> logits (n, heads, ...), eval mode, float32."""
+    """A network with its plans. network: (n, channels, ...) -> logits (n, heads, ...), eval mode, float32.
+
+    mirror: axes of the patch along which it saw images mirrored.
+    """
 
     network: Any
     plans: Plans
     fold: str
     source: str
+    mirror: tuple[int, ...] = ()
 
     def normalised(self, volume: np.ndarray, inside: np.ndarray | None = None) -> np.ndarray:
         """(channels, ...) as the network learned to see it, float32, on a grid of ``plans.spacing_mm``."""
@@ -60,8 +64,10 @@ def load(path: str | Path, *, configuration: str = "", fold: str = "") -> Traine
         )
     chosen = fold or folds[0]
     file = folder / f"fold_{chosen}" / CHECKPOINT
-    state = {k: v.float() if v.is_floating_point() else v for k, v in tensors_of(file).items()}
-    return Trained(load_strictly(network(plans), state, file), plans, chosen, str(folder))
+    tensors, beside = parts_of(file)
+    state = {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
+    mirror = tuple(int(axis) for axis in beside.get("inference_allowed_mirroring_axes") or ())
+    return Trained(load_strictly(network(plans), state, file), plans, chosen, str(folder), mirror)
 
 
 def network(plans: Plans) -> Any:

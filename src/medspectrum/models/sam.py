@@ -247,6 +247,21 @@ def outline(model: Promptable, seen: Embedded, prompts: Sequence[Prompt]) -> Ite
 
 def _answers(model: Promptable, seen: Embedded, prompts: Sequence[Prompt]) -> tuple[np.ndarray, np.ndarray]:
     """(n, low, low) logits and (n,) estimated IoUs of prompts of one form."""
+    first = prompts[0]
+    lone = first.box is None and first.logits is None and first.points is not None and len(first.points) == 1
+    low, scores = offered(model, seen, prompts, several=lone and model.preparation != "medsam")
+    best = scores.argmax(axis=1)
+    rows = np.arange(len(prompts))
+    return low[rows, best], scores[rows, best]
+
+
+def offered(
+    model: Promptable, seen: Embedded, prompts: Sequence[Prompt], *, several: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """All masks that the network offers for prompts of one form: (n, k, low, low) logits, (n, k) its scores.
+
+    several: k = 3, as for what is ambiguous; else k = 1.
+    """
     import torch
 
     scale = np.array([seen.shown[1] / seen.size[1], seen.shown[0] / seen.size[0]])
@@ -264,37 +279,35 @@ def _answers(model: Promptable, seen: Embedded, prompts: Sequence[Prompt]) -> tu
         given["input_masks"] = torch.from_numpy(
             np.stack([np.asarray(p.logits, np.float32) for p in prompts])
         )[:, None]
-    lone = first.box is None and first.logits is None and first.points is not None and len(first.points) == 1
     features = seen.features
     many = (
         [f.expand(count, *f.shape[1:]) for f in features]
         if isinstance(features, list | tuple)
         else features.expand(count, *features.shape[1:])
     )
-    several = lone and model.preparation != "medsam"
     with torch.inference_mode():
         said = model.network(image_embeddings=many, multimask_output=several, **given)
-    low, scores = said.pred_masks[:, 0], said.iou_scores[:, 0]
-    best = scores.argmax(dim=1)
-    rows = torch.arange(count)
-    return low[rows, best].numpy(), scores[rows, best].numpy()
+    return said.pred_masks[:, 0].numpy(), said.iou_scores[:, 0].numpy()
 
 
 def on_picture(model: Promptable, seen: Embedded, low: np.ndarray) -> np.ndarray:
-    """The network's own small mask at the picture's pixels, (height, width); inside where above 0."""
+    """The network's own small masks (..., low, low) at the picture's pixels; inside where above 0."""
     import torch
     import torch.nn.functional as F
 
     def at(values: Any, size: tuple[int, int]) -> Any:
         return F.interpolate(values, size, mode="bilinear", align_corners=False)
 
-    values = torch.from_numpy(low)[None, None]
+    def given_back(values: Any) -> np.ndarray:
+        return at(values, seen.size).numpy().reshape(*low.shape[:-2], *seen.size)
+
+    values = torch.from_numpy(low.reshape(1, -1, *low.shape[-2:]))
     if model.preparation == "medsam":
-        return at(torch.sigmoid(values), seen.size)[0, 0].numpy() - 0.5
+        return given_back(torch.sigmoid(values)) - 0.5
     if model.preparation == "sam":
         height, width = seen.shown
         values = at(values, (model.side, model.side))[..., :height, :width]
-    return at(values, seen.size)[0, 0].numpy()
+    return given_back(values)
 
 
 def as_logits(model: Promptable, seen: Embedded, mask: np.ndarray) -> np.ndarray:

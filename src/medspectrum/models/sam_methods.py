@@ -11,7 +11,8 @@ from medspectrum.card import Card
 from medspectrum.models import _placed
 
 _NO_METHOD = (
-    "a way of adapting SAM, for which there is no method here yet; its published weights are of one task"
+    "a way of adapting SAM: the method {} on sam:PATH follows it{}; its own published weights, of one task "
+    "each, are not read"
 )
 MSA = Card(
     name="medical-sam-adapter",
@@ -29,7 +30,7 @@ MSA = Card(
     input_size=(1024, 1024),
     citation="Wu et al. 2023, arXiv:2304.12620",
     training_data="SAM's, then those of one's own task",
-    why=_NO_METHOD,
+    why=_NO_METHOD.format("adapter_decoder", ", without its prompts"),
 )
 CARDS = {
     MSA: "SAM with adapters in its blocks, learnt on one's own task.",
@@ -38,6 +39,7 @@ CARDS = {
         name="adaptivesam",
         source="github.com/JayParanjape/biastuning",
         citation="Paranjape et al. 2023, arXiv:2308.03726",
+        why=_NO_METHOD.format("bitfit_decoder", " in its bias tuning, without its words"),
     ): "SAM whose biases learn, prompted by words; surgical scenes.",
     replace(
         MSA,
@@ -56,6 +58,9 @@ CARDS = {
         modality="CT",
         source="github.com/med-air/3DSAM-adapter",
         citation="Gong et al. 2023, arXiv:2306.13465",
+        why=_NO_METHOD.format(
+            "adapter_3d", " in its adapters, without its attention in cubes and its decoder"
+        ),
     ): "SAM taken from two dimensions to three; tumours in CT.",
     replace(
         MSA,
@@ -64,6 +69,7 @@ CARDS = {
         input_size=(512, 512, 512),
         source="github.com/cchen-cc/MA-SAM",
         citation="Chen et al. 2023, arXiv:2309.08842",
+        why=_NO_METHOD.format("ma_sam", " with an encoder equal to the original's and another decoder"),
     ): "SAM with adapters across slices, for any modality.",
     replace(
         MSA,
