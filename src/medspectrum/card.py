@@ -13,7 +13,7 @@ class Card:
     """One row of the catalogue.
 
     level: general, modality, organ-task, or control (random weights). modality, organ: ``any`` where
-    not tied to one. dims: 2 or 3. tasks: what it can serve. licence: SPDX of the weights.
+    not tied to one. dims: 2 or 3, of signals 1. tasks: what it can serve. licence: SPDX of the weights.
     source: where the weights come from, in words a person can follow. status: conforms, loads, card.
     input_size: pixels per side (2-D) or (Z, Y, X). mean, std: per channel on a 0-1 scale.
     stride: sides must be multiples of it. checksum: sha256 of the source file, if published here.
