@@ -236,7 +236,7 @@ def train(network, told: dict, manager, chosen, rng) -> None:
     optimiser = torch.optim.Adam(network.parameters(), 3e-3)
     patch, flat = chosen.patch_size, len(chosen.patch_size) == 2
     network.train()
-    for _ in range(STEPS):
+    for _ in range(STEPS if flat else STEPS // 2):
         seen, answer = prepared[rng.integers(len(prepared))]
         if flat:
             number = rng.integers(seen.shape[1])

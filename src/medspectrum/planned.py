@@ -11,6 +11,7 @@ import numpy as np
 
 from medspectrum import registry
 from medspectrum.case import Case
+from medspectrum.datasets import _files
 from medspectrum.datasets.nnunet import CHANNEL
 from medspectrum.errors import UserError
 from medspectrum.image import Image
@@ -106,7 +107,7 @@ def together(cases: Sequence[Case], names: Sequence[str]) -> list[Case]:
     """
     found: dict[str, dict[str, Case]] = {}
     for case in cases:
-        told = CHANNEL.match(case.id) if len(names) > 1 and len(case.images) == 1 else None
+        told = CHANNEL.match(_files.stem(case.id)) if len(names) > 1 and len(case.images) == 1 else None
         if told is None or int(told["channel"]) >= len(names):
             return list(cases)
         found.setdefault(told["case"], {})[names[int(told["channel"])]] = case
@@ -118,6 +119,12 @@ def together(cases: Sequence[Case], names: Sequence[str]) -> list[Case]:
         )
         for name, own in found.items()
     ]
+
+
+def name_of(case: Case, file: str) -> str:
+    """What a mask is called: as its image's file, without the channel where a case has several."""
+    told = CHANNEL.match(file) if len(case.images) > 1 else None
+    return told["case"] if told else file
 
 
 def _upright(affine: np.ndarray) -> tuple[tuple[int, ...], tuple[int, ...]]:

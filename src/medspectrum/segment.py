@@ -112,7 +112,8 @@ def segment(
                 found = outliner.answer(case, image)
                 left_out += found.left_out
                 if found.labels is not None:
-                    place = folder / f"{file_name(case, taken)}{mask_suffix(image, format)}"
+                    name = planned.name_of(case, file_name(case, taken))
+                    place = folder / f"{name}{mask_suffix(image, format)}"
                     written = write_mask(
                         found.labels, image, place, format=format, names=found.names, sources=paths_of(lazy)
                     )

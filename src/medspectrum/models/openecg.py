@@ -52,7 +52,7 @@ CARD = Card(
 
 @dataclass(frozen=True)
 class Reading:
-    """What each sample is, (samples,) uint8: places in ``WAVES``, ``BEATS`` (0 outside of QRS), ``RHYTHMS``."""
+    """What each sample is, (samples,) uint8: of ``WAVES``, ``BEATS`` (0 outside of QRS), ``RHYTHMS``."""
 
     waves: np.ndarray
     beats: np.ndarray
