@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,10 +13,11 @@ from medspectrum import registry
 from medspectrum.engine import apart
 from medspectrum.errors import UserError
 from medspectrum.labelmap import LabelMap
-from medspectrum.models import efficientnet_lite0
+from medspectrum.models import efficientnet_lite0, resolve
 from medspectrum.tasks.instances import Instances
 
 METHODS = {n: e for n, e in registry.entries("method").items() if e.facts.get("task") == "instances"}
+SAM = Path(__file__).parent / "data" / "sam_ovals.pth"
 QUICK = {"least_steps": 3, "most_steps": 3}
 NARROW = {"widths": (8, 16)}
 
@@ -36,8 +38,15 @@ def entry(request):
     return METHODS[request.param]
 
 
+@pytest.fixture(scope="module")
+def promptable(tmp_path_factory):
+    return resolve(f"sam:{SAM}", cache=tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture
-def model(entry, network):
+def model(entry, network, promptable):
+    if entry.name == "all_in_sam":
+        return promptable
     return network if entry.facts.get("needs_model", True) else None
 
 

@@ -27,6 +27,10 @@ seed None asks for the real weights; a number for random ones drawn with it.
 """
 
 
+Outlining = Callable[[np.ndarray, np.ndarray], "list[tuple[np.ndarray, float]]"]
+"""(picture (3, height, width) uint8, boxes (n, 4) x0, y0, x1, y1) -> of each its mask and how sure it is."""
+
+
 @dataclass(frozen=True)
 class Encoder:
     """A model that gives features; the one implementation of ``case.Model`` for networks.
@@ -37,6 +41,8 @@ class Encoder:
     sentence that says what to install. threads: 0 means every processor; results do not depend on it.
     levels: the levels it serves. segment: for models that outline, image -> (Z, Y, X) bool.
     rows: where features lie that are not worth keeping in the cache.
+    levels: the levels it serves. segment: for models that outline, image -> (Z, Y, X) bool. outline: for
+    models that outline what is in boxes.
     """
 
     card: Card
@@ -52,6 +58,7 @@ class Encoder:
     levels: tuple[str, ...] = LEVELS
     segment: Callable[[Image], np.ndarray] | None = None
     rows: Path | None = None
+    outline: Outlining | None = None
 
     @property
     def key(self) -> str:

@@ -7,15 +7,17 @@ MedSAM's. Smaller inputs than the published 1024 pixels are seen with its places
 
 from __future__ import annotations
 
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from medspectrum.card import Card
 from medspectrum.engine.encoder import Encoder
 from medspectrum.engine.weights_file import tensors_of
 from medspectrum.errors import UserError
-from medspectrum.models import _sam_file
+from medspectrum.models import _sam_file, sam
 from medspectrum.models._weights import load_strictly
 from medspectrum.registry import model
 from medspectrum.store import digest, file_digest
@@ -146,4 +148,19 @@ def sam_encoder(words: str, *, cache: Path | None = None, random: bool = False) 
         size=(int(config.image_size),),
         cache=cache,
         lacking=partial(_lacking, path),
+        outline=None if random else partial(outlined, path),
     )
+
+
+def outlined(path: Path, picture: np.ndarray, boxes: np.ndarray) -> list[tuple[np.ndarray, float]]:
+    """What is in each box (n, 4) of a picture (3, height, width) uint8, by the whole promptable network."""
+    network = _promptable(str(path))
+    seen = sam.embed(network, picture)
+    found = sam.outline(network, seen, [sam.Prompt(box=box) for box in boxes])
+    by_place = {one.place: (one.mask, one.score) for one in found}
+    return [by_place[i] for i in range(len(boxes))]
+
+
+@lru_cache(maxsize=1)
+def _promptable(path: str) -> sam.Promptable:
+    return sam.load(path)

@@ -48,7 +48,8 @@ CARDS = {
         modality="SM",
         source="its publication; no code of its makers is known here",
         citation="Cui et al. 2023, arXiv:2307.00290",
-        why="a way of adapting SAM from boxes alone, for which there is no method here yet",
+        why="a way of adapting SAM from boxes alone: the method all_in_sam on sam:PATH follows it; no weights "
+        "of its makers are known here",
     ): "SAM makes outlines of weak labels, then learns from them; nuclei.",
     replace(
         MSA,
