@@ -18,7 +18,7 @@ from medspectrum.models import efficientnet_lite0, resolve
 from medspectrum.tasks.segment import Segment
 
 METHODS = {n: e for n, e in registry.entries("method").items() if e.facts.get("task") == "segment"}
-OF_TRANSFORMERS = ("ma_sam", "adapter_3d")
+OF_TRANSFORMERS = ("ma_sam", "adapter_3d", "adaptive_sam")
 SAM = Path(__file__).parent / "data" / "sam_tiny.pth"
 QUICK = {"least_steps": 3, "most_steps": 3}
 LEARNS = {"dense_probe": 0.8, "dense_knn": 0.5}  # a random network's features; a blank mask has 0

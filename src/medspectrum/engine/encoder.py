@@ -42,7 +42,8 @@ class Encoder:
     levels: the levels it serves. segment: for models that outline, image -> (Z, Y, X) bool.
     rows: where features lie that are not worth keeping in the cache.
     levels: the levels it serves. segment: for models that outline, image -> (Z, Y, X) bool. outline: for
-    models that outline what is in boxes.
+    models that outline what is in boxes. whole: for those, input size -> their network with prompt encoder
+    and mask decoder, a fresh copy.
     """
 
     card: Card
@@ -59,6 +60,7 @@ class Encoder:
     segment: Callable[[Image], np.ndarray] | None = None
     rows: Path | None = None
     outline: Outlining | None = None
+    whole: Callable[[tuple[int, ...]], Any] | None = None
 
     @property
     def key(self) -> str:

@@ -159,7 +159,7 @@ def outline(
     inputs = Inputs(lambda i: _stack(model, [given[p].images for p in stacks[i]]), len(stacks))
     truths = [planes.onto_square(plane.labels, side, side // 2).astype(np.int16) for plane in given]
     order = Order(np.arange(len(stacks)), seed)
-    turning = _turning(cases[0])
+    turning = turning_of(cases[0])
 
     def step_loss(step: int, generator: torch.Generator) -> torch.Tensor:
         picked = order.batch(step, max(1, decoder.BATCH // slices))
@@ -167,7 +167,7 @@ def outline(
         told = [np.stack([truths[p] for p in stacks[i]]) for i in picked]
         answer = torch.from_numpy(np.stack(told).astype(np.int64))
         if chosen["augment"]:
-            batch, answer = _moved(batch, answer, turning, generator)
+            batch, answer = moved(batch, answer, turning, generator)
             batch = patches.shade(batch, generator)
         with quick_training():
             scores = module(batch)
@@ -289,14 +289,14 @@ def _stack(model: Encoder, images: Sequence[_dense.Roles]) -> np.ndarray:
     return _dense.pictures(model, images).flatten(0, 1).numpy()
 
 
-def _turning(case: Case) -> patches.Turning:
+def turning_of(case: Case) -> patches.Turning:
     image = next(iter(case.images.values())).load()
     if image.modality in augment.ANY_WAY_UP:
         return patches.Turning(degrees=180.0, mirror=(0, 1))
     return patches.Turning()
 
 
-def _moved(
+def moved(
     batch: torch.Tensor, labels: torch.Tensor, change: patches.Turning, rng: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Pictures (n, C, ...) and labels (n, slices, ...) turned, zoomed and mirrored; outside is -1."""

@@ -149,7 +149,25 @@ def sam_encoder(words: str, *, cache: Path | None = None, random: bool = False) 
         cache=cache,
         lacking=partial(_lacking, path),
         outline=None if random else partial(outlined, path),
+        whole=None if random else partial(whole, path),
     )
+
+
+def whole(path: Path, size: tuple[int, ...]) -> Any:
+    """The network with prompt encoder and mask decoder at that input side, strictly loaded, eval mode."""
+    from transformers import SamModel
+
+    state = tensors_of(path)
+    config = _sam_file.configuration(state, path)
+    vision, prompts = config.vision_config, config.prompt_encoder_config
+    native = vision.image_size // vision.patch_size
+    vision.image_size = prompts.image_size = size[0]
+    prompts.image_embedding_size = size[0] // vision.patch_size
+    named = _sam_file.renamed(state)
+    own = {k.removeprefix(_PART): v for k, v in named.items() if k.startswith(_PART)}
+    fitted = {_PART + k: v for k, v in _fitted(own, vision, native).items()}
+    network: Any = SamModel(config)
+    return load_strictly(network, {**named, **fitted}, path)
 
 
 def outlined(path: Path, picture: np.ndarray, boxes: np.ndarray) -> list[tuple[np.ndarray, float]]:

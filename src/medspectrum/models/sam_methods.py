@@ -39,7 +39,7 @@ CARDS = {
         name="adaptivesam",
         source="github.com/JayParanjape/biastuning",
         citation="Paranjape et al. 2023, arXiv:2308.03726",
-        why=_NO_METHOD.format("bitfit_decoder", " in its bias tuning, without its words"),
+        why=_NO_METHOD.format("adaptive_sam", ", words and biases"),
     ): "SAM whose biases learn, prompted by words; surgical scenes.",
     replace(
         MSA,
@@ -48,7 +48,7 @@ CARDS = {
         modality="SM",
         source="its publication; no code of its makers is known here",
         citation="Cui et al. 2023, arXiv:2307.00290",
-        why="a way of adapting SAM from boxes alone: the method all_in_sam on sam:PATH follows it; no weights "
+        why="a way of adapting SAM from boxes: the method all_in_sam on sam:PATH follows it; no weights "
         "of its makers are known here",
     ): "SAM makes outlines of weak labels, then learns from them; nuclei.",
     replace(
