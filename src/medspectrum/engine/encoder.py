@@ -40,9 +40,8 @@ class Encoder:
     weights. own_input: for 3-D families, (image, size) -> (1, Z, Y, X). lacking: '' or the
     sentence that says what to install. threads: 0 means every processor; results do not depend on it.
     levels: the levels it serves. segment: for models that outline, image -> (Z, Y, X) bool.
-    rows: where features lie that are not worth keeping in the cache.
-    levels: the levels it serves. segment: for models that outline, image -> (Z, Y, X) bool. outline: for
-    models that outline what is in boxes. whole: for those, input size -> their network with prompt encoder
+    rows: where features lie that are not worth keeping in the cache. outline: for models that outline what is
+    in boxes. whole: for those, input size -> their network with prompt encoder
     and mask decoder, a fresh copy.
     """
 
