@@ -134,8 +134,13 @@ def fake(folder: Path) -> dict[str, Any]:
     (folder / "tokenizer_config.json").write_text(
         json.dumps({"tokenizer_class": "CLIPTokenizer", "model_max_length": 16})
     )
-    small = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    ends = {"pad_token_id": 53, "bos_token_id": 52, "eos_token_id": 53}
+    small: dict[str, Any] = {
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
+    ends: dict[str, Any] = {"pad_token_id": 53, "bos_token_id": 52, "eos_token_id": 53}
     config = CLIPTextConfig(
         **small, **ends, vocab_size=len(vocabulary), max_position_embeddings=16, projection_dim=24
     )

@@ -90,7 +90,8 @@ for _depth, (_blocks, _bottleneck, _projected, _parameters, _gflops, _megabytes)
             std=(1.0,),
             stride=8,
             citation="Chen et al. 2019, arXiv:1904.00625",
-            notes="CT and MR; its makers' settings show it 56 x 448 x 448 voxels",
+            notes="CT and MR; its makers' settings show it 56 x 448 x 448 voxels; their repository lists no "
+            "sets, the Decathlon is taken to be among them",
             weights=f"hf:{_hub}/{_file}",
             download_mb=_megabytes,
             file_format="pytorch",
