@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from medspectrum.explain import explain as explain
     from medspectrum.explore import explore as explore
     from medspectrum.generalise import generalise as generalise
+    from medspectrum.merge import merge as merge
     from medspectrum.register import register as register
     from medspectrum.segment import segment as segment
     from medspectrum.suggest import suggest as suggest

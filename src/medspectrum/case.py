@@ -38,10 +38,15 @@ class ClassTarget:
 
 @dataclass(frozen=True, slots=True)
 class MaskTarget:
-    """A label map on the image's own grid: integers, named by ``labels``."""
+    """A label map on the image's own grid: integers, named by ``labels``.
+
+    unseen: labels that were not outlined by themselves in this case, though they may be there, each with the
+    label that its voxels are marked as: another name, or ``''`` for none. They are not background here.
+    """
 
     mask: LazyImage
     labels: Mapping[int, str]
+    unseen: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

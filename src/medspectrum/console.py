@@ -34,6 +34,7 @@ def show(verb: str, result: Any) -> None:
         "curate": _curate,
         "explain": _explain,
         "generalise": _generalise,
+        "merge": _merge,
         "register": _register,
         "segment": _segment,
         "deidentify": _deidentify,
@@ -259,6 +260,35 @@ def _generalise(console: Any, results: dict[str, Any]) -> None:
         console.print(Text(text, style="yellow"))
     _left_out(console, results)
     console.print(Text(f"report: {results['report']}"))
+
+
+def _merge(console: Any, result: dict[str, Any]) -> None:
+    from rich.text import Text
+
+    rows = [
+        {
+            **row,
+            "classes": row["classes"],
+            "hidden": [f"{n} in {u or 'background'}" for n, u in row["unseen"].items()],
+        }
+        for row in result["sources"]
+    ]
+    titles = {
+        "name": "source",
+        "cases": "cases",
+        "classes": "classes",
+        "outlines": "outlines",
+        "hidden": "unknown",
+    }
+    _table(console, rows, titles)
+    for words in result["warnings"]:
+        console.print(Text(f"! {words}", style="yellow"))
+    if result["same_picture"]:
+        console.print(
+            Text(f"{len(result['same_picture'])} pictures stand in two sources; each is one patient's")
+        )
+    _left_out(console, result)
+    console.print(Text(f"{result['cases']} cases of {result['patients']} patients: {result['data']}"))
 
 
 def _register(console: Any, result: dict[str, Any]) -> None:

@@ -74,6 +74,8 @@ def _of_outlines(model: Any, cases: Sequence[Case], task: Task) -> Worth | None:
 
     from medspectrum.methods import _dense
 
+    if _dense.marked_as(cases, task) is not None:
+        return None
     given = _dense.labelled_planes(cases, task)
     each = max(1, min(POINTS, MOST_POINTS // max(1, len(given))))
     rng = np.random.default_rng(0)

@@ -17,6 +17,7 @@ VERBS = {
     "curate": "medspectrum.curate",
     "explain": "medspectrum.explain",
     "generalise": "medspectrum.generalise",
+    "merge": "medspectrum.merge",
     "register": "medspectrum.register",
     "segment": "medspectrum.segment",
     "deidentify": "medspectrum.deidentify",

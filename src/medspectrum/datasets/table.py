@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from medspectrum import formats, registry
 from medspectrum.case import Case, CaseSet, ClassTarget, LazyImage, LeftOut, MaskTarget
-from medspectrum.datasets import _columns, _fake, _files, _series
+from medspectrum.datasets import _columns, _fake, _files, _mask_words, _series
 from medspectrum.errors import UserError
 
 if TYPE_CHECKING:
@@ -80,7 +80,8 @@ def table(
     image: column of paths, several joined by commas (each is a role), or a pattern over columns such as
     ``{site}/{id:0>3}_image.png``. mask: column of paths, or such a pattern. label, patient, centre, split,
     id: columns; guessed by their usual names where not given, ``""`` takes none. root: folder that the paths
-    start from. All other columns are kept as the case's record.
+    start from. Columns mask_labels (``1=liver;2=tumour``) and mask_unseen (``spleen=;tumour=liver``: what the
+    mask does not show by itself) say what values stand for. All other columns are kept as the case's record.
     """
     notes: list[str] = []
     source = _table_of(path) if path.is_dir() else path
@@ -332,6 +333,7 @@ def _cases(
 ) -> tuple[list[Case], list[LeftOut]]:
     columns = rows.columns
     used = {p.column for p in places if not p.pattern} | {c for r, c in roles.items() if c and r != "id"}
+    used |= {_mask_words.LABELS, _mask_words.UNSEEN} if masks is not None else set()
     extra = [c for c in columns if c not in used]
     targets: dict[str, ClassTarget] = {}
     cases: list[Case] = []
@@ -354,7 +356,10 @@ def _cases(
         answers = [] if text is None else [targets.setdefault(text, ClassTarget(text))]
         if masks is not None and (masked := masks.path(row)) is not None:
             if os.path.lexists(masked):
-                answers.append(MaskTarget(formats.lazy(masked), {}))
+                where = f"{source}, line {number}"
+                labels = _mask_words.read_labels(row.get(_mask_words.LABELS), where)
+                unseen = _mask_words.read_unseen(row.get(_mask_words.UNSEEN), where)
+                answers.append(MaskTarget(formats.lazy(masked), labels, unseen))
             else:
                 left_out.append(LeftOut(masked, f"mask named in line {number} of the table is not there"))
         patient = _files.label_of(row[roles["patient"]]) if roles["patient"] else None

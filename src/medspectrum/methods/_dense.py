@@ -51,10 +51,38 @@ def cuts(case: Case) -> tuple[planes.Cut, ...]:
     return found
 
 
-def labelled_planes(cases: Sequence[Case], task: Task) -> list[Plane]:
-    """All planes of the labelled cases. Raises UserError where there is no case."""
+def marked_as(cases: Sequence[Case], task: Task) -> np.ndarray | None:
+    """(n, labels) the label that voxels of each label carry in each case's mask; None where each its own.
+
+    See ``tasks.segment.Segment.marked_as``.
+    """
+    asked = getattr(task, "marked_as", None)
+    found = [asked(case) for case in cases] if asked is not None else []
+    if all(own is None for own in found):
+        return None
+    plain = np.arange(len(task.classes) + 1)
+    return np.stack([plain if own is None else own for own in found]).astype(np.int64)
+
+
+def refuse_partial(cases: Sequence[Case], task: Task) -> None:
+    """Raise UserError where masks do not show all labels: most methods would take the rest for nothing."""
+    if marked_as(cases, task) is not None:
+        raise UserError(
+            "some masks do not show all labels, and this method would take what they do not show for "
+            "background; the methods unet, decoder, lora_decoder and full_decoder learn from them"
+        )
+
+
+def labelled_planes(cases: Sequence[Case], task: Task, *, partial: bool = False) -> list[Plane]:
+    """All planes of the labelled cases.
+
+    partial: whether masks that do not show all labels may be among them. Raises UserError where there is no
+    case, or one that may not be.
+    """
     if not len(cases):
         raise UserError("there is no labelled case to learn from; label some or raise the budget.")
+    if not partial:
+        refuse_partial(cases, task)
     made = []
     for place, case in enumerate(cases):
         own = cuts(case)

@@ -153,7 +153,8 @@ def outline(
     }
     module = _assemble(model, change, settings, len(task.classes) + 1)
     module.decoder.load_state_dict({n: torch.from_numpy(a) for n, a in begun.arrays.items()})
-    given = _dense.labelled_planes(cases, task)
+    given = _dense.labelled_planes(cases, task, partial=True)
+    marked = _dense.marked_as(cases, task)
     side = model.size[-1]
     stacks = _stacks(given, slices)
     inputs = Inputs(lambda i: _stack(model, [given[p].images for p in stacks[i]]), len(stacks))
@@ -172,7 +173,10 @@ def outline(
         with quick_training():
             scores = module(batch)
         answer = answer.flatten(0, 1)
-        return overlap_loss(scores.float().reshape(len(answer), -1, *answer.shape[1:]), answer)
+        own = [given[p].case for i in picked for p in stacks[i]]
+        carried = None if marked is None else torch.from_numpy(marked[own])
+        scores = scores.float().reshape(len(answer), -1, *answer.shape[1:])
+        return overlap_loss(scores, answer, marked=carried)
 
     body = [p for n, p in module.named_parameters() if p.requires_grad and not n.startswith("decoder.")]
     head = [p for p in module.decoder.parameters() if p.requires_grad]

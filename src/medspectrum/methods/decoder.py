@@ -98,7 +98,8 @@ def decoder(
     import torch
 
     labels = len(task.classes) + 1
-    given = _dense.labelled_planes(cases, task)
+    given = _dense.labelled_planes(cases, task, partial=True)
+    marked = _dense.marked_as(cases, task)
     side = model.size[-1]
     held = _dense.Held(model, given, bound=BOUND_BYTES)
     some = np.random.default_rng(seed).permutation(len(given))[:STANDARDISED_ON]
@@ -115,7 +116,8 @@ def decoder(
         answer = torch.from_numpy(np.stack([truths[i] for i in chosen]).astype(np.int64))
         with quick_training():
             scores = network(maps, pictures)
-        return overlap_loss(scores.float(), answer)
+        carried = None if marked is None else torch.from_numpy(marked[[given[i].case for i in chosen]])
+        return overlap_loss(scores.float(), answer, marked=carried)
 
     fitted = descend(
         network,

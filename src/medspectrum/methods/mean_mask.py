@@ -11,7 +11,7 @@ import numpy as np
 from medspectrum.case import Case, Model, Task
 from medspectrum.errors import UserError
 from medspectrum.labelmap import LabelMap
-from medspectrum.methods._dense import roles
+from medspectrum.methods._dense import refuse_partial, roles
 from medspectrum.registry import method
 
 MOST_VOXELS = 64 * 64 * 64
@@ -58,6 +58,7 @@ def mean_mask(
     """Predict the labels' most frequent places among the labelled cases; looks at no image."""
     if not len(cases):
         raise UserError("there is no labelled case to learn from; label some or raise the budget.")
+    refuse_partial(cases, task)
     truths = [task.target(case) for case in cases]
     size = np.median([t.shape for t in truths], axis=0).astype(int)
     shrink = (

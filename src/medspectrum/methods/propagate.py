@@ -20,7 +20,7 @@ from medspectrum.engine.align.pipeline import align
 from medspectrum.errors import UserError
 from medspectrum.image import Image
 from medspectrum.labelmap import LabelMap
-from medspectrum.methods._dense import roles
+from medspectrum.methods._dense import refuse_partial, roles
 from medspectrum.registry import method
 
 ATLASES = 5
@@ -148,6 +148,7 @@ def propagate(
     """
     if not len(cases):
         raise UserError("there is no labelled case to learn from; label some or raise the budget.")
+    refuse_partial(cases, task)
     chosen = np.random.default_rng(seed).permutation(len(cases))[:KEPT]
     made = []
     for place in sorted(chosen):

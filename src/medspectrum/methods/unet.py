@@ -156,6 +156,7 @@ def unet_from_scratch(
         images, [task.target(case) for case in looked_at], labels, base=features, voxels=voxels
     )
     samples = [_sample(case, task, plan, seed + i) for i, case in enumerate(cases)]
+    marked = _dense.marked_as(cases, task)
     change = _turning(images, plan, len(cases))
     steps = number_of_steps(len(cases), plan.axes, epochs, least_steps, most_steps)
     trained = []
@@ -164,7 +165,7 @@ def unet_from_scratch(
         network = unet.network(plan, own)
         fitted = descend(
             network,
-            _loss_of_steps(network, plan, samples, change, own),
+            _loss_of_steps(network, plan, samples, change, own, marked),
             rates=[Rate(list(network.parameters()), learning_rate, weight_decay)],
             steps=steps,
             frozen_statistics=False,
@@ -181,8 +182,9 @@ def _loss_of_steps(
     samples: Sequence[patches.Sample],
     change: patches.Turning,
     seed: int,
+    marked: np.ndarray | None,
 ) -> StepLoss:
-    """The loss of a batch of new patches at each step."""
+    """The loss of a batch of new patches at each step. marked: see ``_dense.marked_as``."""
     import torch
 
     layout = torch.channels_last if plan.axes == 2 else torch.channels_last_3d
@@ -199,7 +201,8 @@ def _loss_of_steps(
             scores = network(seen.contiguous(memory_format=layout))
         scores = scores.float()
         deep = scores.ndim == plan.axes + 3
-        return deep_loss(scores, answer) if deep else overlap_loss(scores, answer)
+        carried = None if marked is None else torch.from_numpy(marked[chosen])
+        return (deep_loss if deep else overlap_loss)(scores, answer, marked=carried)
 
     return step_loss
 

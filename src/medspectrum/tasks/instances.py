@@ -112,6 +112,9 @@ class Instances:
         asked = case.asked(MaskTarget)
         if asked is None:
             return "has no mask"
+        if asked.unseen:
+            hidden = ", ".join(sorted(asked.unseen))
+            return f"its mask does not show {hidden}; things are told apart in whole ones"
         if case.id not in self._kept and case.id not in self._why:
             try:
                 self._kept[case.id] = LabelMap.of(self._things(_mask_of(case, asked), asked))

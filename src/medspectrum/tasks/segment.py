@@ -34,7 +34,8 @@ TOLERANCE_MM = 1.0
 class Segment:
     """Outlines in every case; scored by the Dice overlap, averaged over cases and then over labels.
 
-    A label that neither the truth nor the prediction of a case holds does not count there. Where one of the
+    A label that neither the truth nor the prediction of a case holds does not count there, nor one that the
+    case's source did not outline (``MaskTarget.unseen``). Where one of the
     two lacks it, overlaps are 0 and surface distances are the diagonal of the image.
     """
 
@@ -126,10 +127,27 @@ class Segment:
         """(Z, Y, X) uint8 on the image's grid: 0 background, i + 1 the i-th class. Raises UserError."""
         return self._truth(case)[0].array()
 
-    def fingerprint(self, case: Case) -> str:
-        """The mask's content."""
+    def marked_as(self, case: Case) -> np.ndarray | None:
+        """(k + 1,) uint8: the label that voxels of each label carry in this case's mask; None: each its own.
+
+        A label that the case's source did not outline carries 0, or that of the larger part it belongs to.
+        """
         asked = case.asked(MaskTarget)
-        return asked.mask.key() if asked else ""
+        if asked is None or not asked.unseen:
+            return None
+        place = {name: i + 1 for i, name in enumerate(self.classes)}
+        table = np.arange(len(self.classes) + 1, dtype=np.uint8)
+        for name, under in asked.unseen.items():
+            if name in place:
+                table[place[name]] = place.get(under, 0)
+        return table
+
+    def fingerprint(self, case: Case) -> Any:
+        """The mask's content, and what it does not show."""
+        asked = case.asked(MaskTarget)
+        if asked is None:
+            return ""
+        return [asked.mask.key(), sorted(asked.unseen.items())] if asked.unseen else asked.mask.key()
 
     def _truth(self, case: Case) -> tuple[LabelMap, np.ndarray]:
         """The true label map, and the affine of its grid."""
@@ -231,8 +249,13 @@ class Segment:
         labels = range(1, len(self.classes) + 1)
         for row, (found, case) in enumerate(zip(predictions, cases, strict=True)):
             truth, affine = self._truth(case)
-            scores, diagonal = _scored(found.array(), truth.array(), labels, affine)
+            told, marked = found.array(), self.marked_as(case)
+            if marked is not None:
+                told = marked[told]
+            scores, diagonal = _scored(told, truth.array(), labels, affine)
             for column, label in enumerate(labels):
+                if marked is not None and marked[label] != label:
+                    continue  # nobody outlined it here, so nothing is known of it
                 for name in REPORTED:
                     value = scores[label][name]
                     tables[name][row, column] = diagonal if np.isinf(value) else value
