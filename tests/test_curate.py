@@ -51,7 +51,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(opened))
 
 
-@pytest.mark.parametrize("strategy", [s for s in STRATEGIES if s != "next"])
+@pytest.mark.parametrize("strategy", [s for s in STRATEGIES if s not in ("next", "mislabelled")])
 def test_each_strategy_writes_a_choice_that_spreads_over_patients(place, strategy, tmp_path):
     folder, settings = place
     out = tmp_path / "out"
@@ -215,3 +215,23 @@ def test_masks_come_along(place, tmp_path):
     assert len(found["chosen"]) == 3
     rows = rows_of(tmp_path / "out" / "chosen.csv")
     assert all(Path(row["mask"]).is_file() and Path(row["image"]).is_file() for row in rows)
+
+
+def test_planted_wrong_labels_come_first_and_no_patient_speaks_for_itself():
+    rng = np.random.default_rng(3)
+    truth = np.repeat([0, 1, 2], [60, 40, 20])
+    rows = (3 * np.eye(8)[truth] + 0.7 * rng.standard_normal((120, 8))).astype(np.float32)
+    wrong = {4: 1, 17: 2, 70: 0, 110: 1}
+    given = [wrong[i] if i in wrong else int(kind) for i, kind in enumerate(truth)]
+    cases = tuple(Case(str(i), f"p{i // 2}", {}, ClassTarget("abc"[kind])) for i, kind in enumerate(given))
+    found = STRATEGIES["mislabelled"](Pool(cases, rows), 30)
+    assert {one.place for one in found[:4]} == set(wrong)
+    assert len(found) < 12  # what is not contradicted is not named
+    assert all(one.score > 0 for one in found)
+    assert found[0].score >= found[-1].score
+    # a patient all of whose cases carry the same wrong label is contradicted by the others
+    both = tuple(Case(c.id, c.patient, {}, ClassTarget("c")) if c.patient == "p10" else c for c in cases)
+    assert {20, 21} <= {one.place for one in STRATEGIES["mislabelled"](Pool(both, rows), 30)}
+    one_patient = tuple(Case(str(i), "p", {}, ClassTarget("ab"[i % 2])) for i in range(6))
+    with pytest.raises(UserError, match="no label can be held against"):
+        STRATEGIES["mislabelled"](Pool(one_patient, rows[:6]), 2)

@@ -56,10 +56,10 @@ def curate(
 ) -> dict[str, Any]:
     """Choose cases to label or to keep, and show what was chosen and why.
 
-    data: folder, table or archive of cases; labels are needed by the strategy balanced only.
+    data: folder, table or archive of cases; labels are needed by balanced and mislabelled only.
     n: how many cases to choose.
     out: folder for chosen.csv, baseline.csv (a choice by chance), curation.json and gallery.html.
-    strategy: representative, spread, typical, corner, balanced, next or random.
+    strategy: representative, spread, typical, corner, balanced, next, mislabelled or random.
     by: what to balance: class, centre or a column of the table.
     models: encoders separated by commas; the smallest real one that fits and is here, where empty.
     predictor: folder 'predictor' of a finished run that next asks; several are separated by commas.

@@ -23,6 +23,9 @@ LOOKED_AT = 10
 OUTLINED = 2 / 3
 """Share of the baseline that shows what is to be outlined, where it is known what does."""
 
+SHARPNESS = 3.0
+"""Turns the answers of a regression on labels of -1 and 1 into logits."""
+
 
 @dataclass(frozen=True)
 class Chosen:
@@ -160,6 +163,52 @@ def next_to_label(pool: Pool, count: int) -> list[Chosen]:
     ]
 
 
+def mislabelled(pool: Pool, count: int) -> list[Chosen]:
+    """Labels that other patients' cases speak against: what a second reader should look at, worst first.
+
+    A ridge regression on the features says of each patient what it would without that patient. The figure is
+    the normalised margin of confident learning (Northcutt, Jiang and Chuang, JAIR 70, 2021): the probability
+    of the best other class less that of the given one; who is not contradicted is not named.
+    """
+    from medspectrum.transfer import patients_left_out
+
+    labels = [value_of(case, "class") for case in pool.cases]
+    known = np.array([i for i, label in enumerate(labels) if label is not None], int)
+    names, numbers = np.unique([labels[i] or "" for i in known], return_inverse=True)
+    patients = [pool.patients[i] for i in known]
+    answers = patients_left_out(pool.rows[known], numbers, patients) if len(known) else None
+    if answers is None:
+        raise UserError(
+            "no two classes are known from two patients each, so no label can be held against others"
+        )
+    scores, held, _ = answers
+    own, other, against = margins(scores, numbers)
+    order = [i for i in np.argsort(own - other, kind="stable") if held[i] and other[i] > own[i]]
+    return [
+        Chosen(
+            int(known[i]),
+            float(other[i] - own[i]),
+            f"labelled {names[numbers[i]]} ({own[i]:.2f}), but {names[against[i]]} ({other[i]:.2f}) by other "
+            "patients' cases",
+        )
+        for i in order[:count]
+    ]
+
+
+def margins(scores: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Probability of the given class, that of the best other one, and which it is; each (n,).
+
+    scores: (n, classes), or (n, 1) for the second of two.
+    """
+    both = np.concatenate([-scores, scores], axis=1) if scores.shape[1] == 1 else scores
+    likely = np.exp(SHARPNESS * (both - both.max(axis=1, keepdims=True)))
+    likely /= likely.sum(axis=1, keepdims=True)
+    rows = np.arange(len(likely))
+    own = likely[rows, numbers]
+    likely[rows, numbers] = -1
+    return own, likely.max(axis=1), likely.argmax(axis=1)
+
+
 def at_random(pool: Pool, count: int) -> list[Chosen]:
     """By chance, patient by patient; where outlines are known of, two of three show something."""
     return [Chosen(place, 0.0, reason) for place, reason in baseline(pool, count, pool.seed)]
@@ -189,6 +238,7 @@ STRATEGIES: Mapping[str, Strategy] = {
     "corner": corner,
     "balanced": balanced,
     "next": next_to_label,
+    "mislabelled": mislabelled,
     "random": at_random,
 }
 

@@ -57,7 +57,7 @@ def _of_classes(model: Any, cases: Sequence[Case], task: Task) -> Worth | None:
     from medspectrum.methods._probabilities import softmax, spread_to_all
 
     given = labelled_cases(model, cases, task)
-    answers = _left_out(given.rows, given.labels, given.patients)
+    answers = patients_left_out(given.rows, given.labels, given.patients)
     if answers is None:
         return None
     scores, held, evidence = answers
@@ -97,7 +97,7 @@ def _of_outlines(model: Any, cases: Sequence[Case], task: Task) -> Worth | None:
     present, numbers = np.unique(np.concatenate(labels), return_inverse=True)
     if len(present) < 2:
         return None
-    answers = _left_out(np.concatenate(rows), numbers, patients)
+    answers = patients_left_out(np.concatenate(rows), numbers, patients)
     if answers is None:
         return None
     scores, held, evidence = answers
@@ -125,7 +125,7 @@ def _points(labels: np.ndarray, count: int, rng: np.random.Generator) -> tuple[n
     return np.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], axis=1), flat[found].astype(int)
 
 
-def _left_out(
+def patients_left_out(
     rows: np.ndarray, labels: np.ndarray, patients: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray, float] | None:
     """(n, c) scores of each case by the fit without its patient, which of them hold, and LogME.
