@@ -27,6 +27,7 @@ def show(verb: str, result: Any) -> None:
     console = Console()
     printers = {
         "describe": _describe,
+        "audit": _audit,
         "suggest": _suggest,
         "explore": _explore,
         "predict": _predict,
@@ -111,6 +112,21 @@ def _describe(console: Any, facts: dict[str, Any]) -> None:
     from medspectrum.describe import describe_text
 
     console.print(describe_text(facts))
+
+
+def _audit(console: Any, result: dict[str, Any]) -> None:
+    """Each finding by name, failing ones first, then how well each kind of fact tells the class."""
+    from rich.text import Text
+
+    for one in result["findings"]:
+        verdict = ("accepted" if one["accepted"] else "fails") if one["fails"] else "worth knowing"
+        style = {"fails": "bold red", "accepted": "yellow"}.get(verdict, "")
+        console.print(Text(f"{one['name']} ({verdict}): ", style), Text(one["sentence"]), sep="")
+    rows = [{"asked": p["name"], **p["auc"], "chance": p["chance"][1]} for p in result["probes"]]
+    if rows:
+        titles = {"asked": "the class by", "value": "AUC", "low": "low", "high": "high"}
+        _table(console, rows, {**titles, "chance": "by chance up to"})
+    console.print("passed" if result["passed"] else "failed")
 
 
 def _suggest(console: Any, rows: list[dict[str, Any]]) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from medspectrum import __version__, registry, several, store
+from medspectrum.audit import audit_cases, kept_together
 from medspectrum.budgets import PARTS, Split, make_split, nested_budgets
 from medspectrum.case import Case, CaseSet, LeftOut, Task
 from medspectrum.configs import configs_for
@@ -49,6 +50,7 @@ def explore(
     cluster: str | None = None,
     threads: int | None = None,
     allow_leak: bool = False,
+    accept: str = "",
     image: str | None = None,
     label: str | None = None,
     patient: str | None = None,
@@ -79,6 +81,7 @@ def explore(
     cluster: run trials on the Dask scheduler at this address, e.g. tcp://host:8786.
     threads: processor threads of each fit; all cores where not given. Part of what numbers depend on.
     allow_leak: accept a given split in which patients stand on several sides.
+    accept: names of the audit's findings, separated by commas, that are known and accepted; see ``audit``.
     image: column(s) with image paths, separated by commas (tables).
     label: column with the class (tables).
     patient: column with the patient (tables).
@@ -157,6 +160,7 @@ def _cases(data: Path, plan: Plan, folder: Path, progress: Progress) -> Read:
     case_set = load(data, layout=plan.layout, cache=folder, **plan.columns())
     facts = describe_cases(case_set, cache=folder, progress=progress.step("reading cases"))
     case_set, left_out = usable(case_set, facts)
+    facts["audit"] = audit_cases(case_set, facts, data, accept=plan.accept, cache=folder, seed=plan.seed)
     return case_set, facts, left_out
 
 
@@ -178,15 +182,18 @@ def _explore(
     task = task or cast("Task", asked.thing.of(case_set.cases))
     why = {c.id: task.lacking(c) for c in case_set.cases}
     left_out.extend(LeftOut(name, reason) for name, reason in why.items() if reason)
+    labelled, joined = kept_together([_keyed(c) for c in case_set.cases if not why[c.id]], facts["leaks"])
     split = make_split(
-        [_keyed(c) for c in case_set.cases if not why[c.id]],
+        labelled,
         seed=plan.seed,
-        allow_leak=plan.allow_leak,
+        allow_leak=plan.allow_leak or "patients-across-parts" in plan.accept,
         stratum=task.stratum,
         strata=task.strata,
     )
     left_out.extend(split.left_out)
     counts, notes = split.counts(), list(split.notes)
+    if joined:
+        notes.append(f"{joined} patients share pictures or names with others and are kept together with them")
     split = _arranged(split, asked.facts.get("arrange"), task, plan.seed)
     spent = Spent(out / "progress.json", plan, started)
     encoders, skipped, failed = look(plan, facts, split, task, folder, progress, spent, encoders)

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from medspectrum import store
+from medspectrum import registry, store
 from medspectrum.budgets import Split
 from medspectrum.case import Case, LazyImage, Task
 from medspectrum.errors import UserError
+from medspectrum.leakage.findings import accepted, of_overlaps, standing, why_withheld
 from medspectrum.predictor import NO_MODEL
 from medspectrum.progress import Progress
 from medspectrum.recommend import pareto_front, recommend, summarise
@@ -47,6 +48,7 @@ def write_outcome(
     results["recommended"], results["reason"] = recommend(
         results["trials"], task.primary, _paired(split, task, runner)
     )
+    _withhold(results)
     shown = [name for name in dict.fromkeys([results["recommended"], *results["front"]]) if name]
     predictions = {
         name: for_report(read_predictions(runner.folder(name), task, "test"), split.test, task)
@@ -70,6 +72,8 @@ def write_outcome(
                 read_predictions(runner.folder(recommended["id"]), task, "test"),
                 split.test,
             )
+    elif results["withheld"]:
+        shutil.rmtree(out / "predictor", ignore_errors=True)  # of an earlier run, before the audit failed
     results = plain({**results, "report": str(out / "report.html")})
     store.write_json(out / "results.json", results)
     _write_parquet(out / "results.parquet", results["trials"])
@@ -79,6 +83,25 @@ def write_outcome(
     write(out / "report.html", results, predictions=predictions, thumbnails=Thumbnails(split.test))
     step(1, 1)
     return results
+
+
+def _withhold(results: dict[str, Any]) -> None:
+    """Take the recommendation back where the audit of the data failed and the user has not accepted why."""
+    results["withheld"] = None
+    chosen = next((t for t in results["trials"] if t["id"] == results["recommended"]), None)
+    audit = results["data"].get("audit")
+    if chosen is None or audit is None:
+        return
+    entry = registry.entries("model").get(chosen["model"])
+    overlaps = entry.facts["card"].overlaps if entry is not None else ()
+    seen = of_overlaps(chosen["model"], overlaps, audit["known_as"])
+    told = [f.as_row() for f in accepted(seen, results["settings"]["accept"])]
+    findings = [*told, *audit["findings"]]
+    names = standing(findings)
+    results["data"] = {**results["data"], "audit": {**audit, "findings": findings, "passed": not names}}
+    if names:
+        results["withheld"] = {"id": chosen["id"], "because": names}
+        results["recommended"], results["reason"] = None, why_withheld(names)
 
 
 def _paired(split: Split, task: Task, runner: Runner) -> Any:

@@ -33,6 +33,7 @@ class Plan:
     cluster: str | None = None
     threads: int | None = None
     allow_leak: bool = False
+    accept: tuple[str, ...] = ()
     image: str | None = None
     label: str | None = None
     patient: str | None = None
@@ -124,7 +125,7 @@ def _read(path: Path | None) -> dict[str, Any]:
 def _normal(key: str, value: Any) -> Any:
     if key == "budgets":
         return parse_budgets(value)
-    if key in ("models", "methods"):
+    if key in ("models", "methods", "accept"):
         words = value.split(",") if isinstance(value, str) else list(value or ())
         return tuple(dict.fromkeys(str(w).strip() for w in words if str(w).strip()))
     return value

@@ -23,8 +23,9 @@ from medspectrum import store
 from medspectrum.case import CaseSet, LazyImage
 from medspectrum.errors import UnreadableFile
 from medspectrum.formats.safety import remarks
+from medspectrum.traces import NAMES, traces, unframed
 
-VERSION = 1
+VERSION = 5
 THUMB = 32
 """Side of the small grey picture that near duplicates are searched with."""
 CHUNK = 256
@@ -32,7 +33,10 @@ CHUNK = 256
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What was seen in one image. ``thumb`` is (32, 32) int8: grey values as z-scores times 32."""
+    """What was seen in one image. ``thumb`` is (32, 32) int8: grey values as z-scores times 32.
+
+    ``traces`` are those of ``traces.NAMES``, in order.
+    """
 
     size: tuple[int, int, int]
     channels: int
@@ -43,6 +47,7 @@ class Facts:
     constant: bool
     remarks: tuple[str, ...]
     thumb: np.ndarray
+    traces: tuple[float, ...]
 
 
 @dataclass(slots=True)
@@ -50,8 +55,8 @@ class Scan:
     """Facts of all images of a data set, row by row of the readable ones.
 
     case: index of the case; size: (n, 3) Z, Y, X; spacing_mm: (n, 3), NaN where unknown; pixels: (n, 2)
-    halves of the digest of the pixels; keys: content keys, to find the thumbs again; decoded: how many
-    images had to be decoded.
+    halves of the digest of the pixels; keys: content keys, to find the thumbs again; traces: (n, t) of
+    ``traces.NAMES``; decoded: how many images had to be decoded.
     """
 
     case: np.ndarray
@@ -60,6 +65,7 @@ class Scan:
     pixels: np.ndarray
     keys: np.ndarray
     constant: np.ndarray
+    traces: np.ndarray
     modalities: Counter[str] = field(default_factory=Counter)
     kinds: Counter[str] = field(default_factory=Counter)
     channels: Counter[int] = field(default_factory=Counter)
@@ -85,14 +91,18 @@ def look(image: LazyImage) -> Facts:
         constant,
         tuple(said),
         thumb,
+        tuple(round(float(value), 5) for value in traces(array)),
     )
 
 
 def thumbnail(array: np.ndarray) -> tuple[np.ndarray, bool]:
-    """The middle slice of (C, Z, Y, X) as (32, 32) int8 z-scores times 32, and whether it is constant."""
+    """The middle slice of (C, Z, Y, X) as (32, 32) int8 z-scores times 32, and whether it is constant.
+
+    A frame that was drawn around it is taken off.
+    """
     from PIL import Image as pil
 
-    grey = array[:, array.shape[1] // 2].astype(np.float32).mean(axis=0)
+    grey = unframed(array[:, array.shape[1] // 2].astype(np.float32).mean(axis=0))
     small = pil.fromarray(grey).resize((THUMB, THUMB), pil.Resampling.BOX)
     values = np.asarray(small, dtype=np.float32)
     spread = float(values.std())
@@ -165,13 +175,13 @@ def _packed(facts: Facts) -> str:
     return json.dumps(
         [
             facts.size, facts.channels, facts.kind, facts.modality, facts.spacing_mm, facts.pixels,
-            facts.constant, facts.remarks,
+            facts.constant, facts.remarks, facts.traces,
         ]
     )  # fmt: skip
 
 
 def _unpacked(words: str, thumb: bytes) -> Facts:
-    size, channels, kind, modality, spacing, pixels, constant, said = json.loads(words)
+    size, channels, kind, modality, spacing, pixels, constant, said, left = json.loads(words)
     return Facts(
         tuple(size),
         channels,
@@ -182,6 +192,7 @@ def _unpacked(words: str, thumb: bytes) -> Facts:
         constant,
         tuple(said),
         np.frombuffer(thumb, np.int8).reshape(THUMB, THUMB),
+        tuple(left),
     )
 
 
@@ -202,6 +213,7 @@ def scan(
         np.zeros((total, 2), np.uint64),
         np.zeros((total, 16), np.uint8),
         np.zeros(total, bool),
+        np.zeros((total, len(NAMES)), np.float32),
     )
     flow = ((i, image) for i, case in enumerate(cases) for image in case.images.values())
     done = row = 0
@@ -229,7 +241,7 @@ def scan(
             done += len(part)
             if progress is not None:
                 progress(done, total)
-    for name in ("case", "size", "spacing_mm", "pixels", "keys", "constant"):
+    for name in ("case", "size", "spacing_mm", "pixels", "keys", "constant", "traces"):
         setattr(found, name, getattr(found, name)[:row])
     return found
 
@@ -241,6 +253,7 @@ def _enter(found: Scan, row: int, index: int, key: bytes, facts: Facts, record: 
     found.pixels[row] = np.frombuffer(bytes.fromhex(facts.pixels), np.uint64)
     found.keys[row] = np.frombuffer(key, np.uint8)
     found.constant[row] = facts.constant
+    found.traces[row] = facts.traces
     stated = record.get("modality") or record.get("Modality") or ""
     found.modalities[facts.modality or str(stated) or "unknown"] += 1
     found.kinds[facts.kind] += 1

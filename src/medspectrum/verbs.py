@@ -10,6 +10,7 @@ from typing import Any
 
 VERBS = {
     "describe": "medspectrum.describe",
+    "audit": "medspectrum.audit",
     "suggest": "medspectrum.suggest",
     "explore": "medspectrum.explore",
     "predict": "medspectrum.evaluate",

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from medspectrum.traces import unframed
+
 SIDE = 64
 BLOCKS = 4
 FINE, COARSE = 0.8, 3.0
@@ -19,10 +21,10 @@ FLAT = 0.08
 
 
 def grey(array: np.ndarray) -> np.ndarray:
-    """A plane (C, Y, X) as (SIDE, SIDE) float32 of mean zero and spread one; small ones are enlarged."""
+    """A plane (C, Y, X) without a drawn frame as (SIDE, SIDE) float32 of mean zero and spread one."""
     from PIL import Image as pil
 
-    plane = array.astype(np.float32).mean(axis=0)
+    plane = np.ascontiguousarray(unframed(array.astype(np.float32).mean(axis=0)))
     how = pil.Resampling.BOX if min(plane.shape) > SIDE else pil.Resampling.BICUBIC
     small = np.asarray(pil.fromarray(plane).resize((SIDE, SIDE), how), np.float32)
     spread = float(small.std())
@@ -92,25 +94,21 @@ def lies_within(whole: np.ndarray, part: np.ndarray, scales: Sequence[float]) ->
     from PIL import Image as pil
     from scipy.fft import irfft2, rfft2
 
-    size = (2 * SIDE, 2 * SIDE)
-
-    def slid(one: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-        """Sums of products of the kernel with what it covers, at each place where it fits."""
-        room = SIDE - len(kernel) + 1
-        turned_back = np.conj(np.asarray(rfft2(kernel, size)))
-        return np.asarray(irfft2(np.asarray(rfft2(one, size)) * turned_back, size))[:room, :room]
-
     best, where = -1.0, (1.0, 0, 0)
-    squares = whole**2
+    seen = np.conj(np.asarray(rfft2(whole)))
+    sums, squares = (np.pad(v.cumsum(0).cumsum(1), ((1, 0), (1, 0))) for v in (whole, whole**2))
     for scale in scales:
         side = round(SIDE * scale)
         small = np.asarray(pil.fromarray(part).resize((side, side), pil.Resampling.BOX), np.float32)
         small = small - small.mean()
-        ones = np.ones((side, side), np.float32)
-        total = slid(whole, ones)
-        spread = slid(squares, ones) - total**2 / side**2
-        found = slid(whole, small)
-        found /= np.sqrt(np.maximum(spread, 1e-3) * max(float((small**2).sum()), 1e-6))
+        padded = np.zeros_like(whole)
+        padded[:side, :side] = small
+        # places that the part fits in are not reached by the wrapping of the circular correlation
+        room = SIDE - side + 1
+        turned_back = np.asarray(irfft2(np.conj(np.asarray(rfft2(padded)) * seen), (SIDE, SIDE)))
+        found = turned_back[:room, :room]
+        spread = _within(squares, side) - _within(sums, side) ** 2 / side**2
+        found = found / np.sqrt(np.maximum(spread, 1e-3) * max(float((small**2).sum()), 1e-6))
         place = int(np.argmax(found))
         if found.flat[place] > best:
             best = float(found.flat[place])
@@ -121,3 +119,8 @@ def lies_within(whole: np.ndarray, part: np.ndarray, scales: Sequence[float]) ->
     cut = whole[y : y + side, x : x + side]
     again = np.asarray(pil.fromarray(part).resize((side, side), pil.Resampling.BOX), np.float32)
     return float(alike(cut[None], again[None], share=0.5)[0]), float(scale)
+
+
+def _within(sums: np.ndarray, side: int) -> np.ndarray:
+    """Sums over every square of that side, from sums over all that lies above and left."""
+    return sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]

@@ -26,7 +26,7 @@ ALIKE = 0.90
 """Least median correlation of detail for two pictures to be the same one."""
 ALIKE_CROP = 0.90
 """The same for a part of one and another; it shows less, but has been laid in its best place."""
-SAFE = 1.0
+SAFE = 2.0
 FINE_ENOUGH = 40
 """Pixels of the shorter side below which parts of pictures are not looked for: too many would fit."""
 SCALES = (0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6)
@@ -163,12 +163,12 @@ def _likely(
     return list(chosen.values())
 
 
-def _by_chance(owner: np.ndarray, plane: np.ndarray, held: _Held, count: int = 400) -> float:
+def _by_chance(owner: np.ndarray, plane: np.ndarray, held: _Held, count: int = 200) -> float:
     """The likeness that no two different pictures of this set reach.
 
-    Pairs at random tell how alike different pictures are here: much, where all show one organ from one side.
-    Of their likeness (Fisher's z), taken as normal, the largest of all pairs in all turns is expected at
-    sqrt(2 ln N) standard deviations; ``SAFE`` more are asked for.
+    Pairs at random, each in the turn that suits it best, tell how alike different pictures are here: much,
+    where all show one organ from one side, or round cells. Of their likeness (Fisher's z), taken as normal,
+    the largest of all pairs is expected at sqrt(2 ln N) standard deviations; ``SAFE`` more are asked for.
     """
     rng = np.random.default_rng(0)
     rows = np.flatnonzero(~plane) if (~plane).sum() > 1 else np.arange(len(owner))
@@ -177,11 +177,12 @@ def _by_chance(owner: np.ndarray, plane: np.ndarray, held: _Held, count: int = 4
     apart = owner[one] != owner[two]
     if apart.sum() < 10:
         return 0.0
-    z = np.arctanh(alike(held.all(one[apart].tolist()), held.all(two[apart].tolist())).clip(-0.999, 0.999))
-    pairs = 8.0 * len(owner) ** 2
+    first, second = held.all(one[apart].tolist()), held.all(two[apart].tolist())
+    best = np.max([np.abs(alike(turned(first, turn), second)) for turn in range(8)], axis=0)
+    z = np.arctanh(best.clip(max=0.999))
     middle = np.median(z)
     spread = 1.4826 * np.median(np.abs(z - middle))  # copies among the pairs must not count
-    return float(np.tanh(middle + spread * (np.sqrt(2 * np.log(pairs)) + SAFE)))
+    return float(np.tanh(middle + spread * (np.sqrt(2 * np.log(len(owner) ** 2 / 2)) + SAFE)))
 
 
 def _top(scores: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
