@@ -28,6 +28,7 @@ def show(verb: str, result: Any) -> None:
     printers = {
         "describe": _describe,
         "audit": _audit,
+        "agreement": _agreement,
         "suggest": _suggest,
         "explore": _explore,
         "predict": _predict,
@@ -112,6 +113,15 @@ def _describe(console: Any, facts: dict[str, Any]) -> None:
     from medspectrum.describe import describe_text
 
     console.print(describe_text(facts))
+
+
+def _agreement(console: Any, result: dict[str, Any]) -> None:
+    """Alpha and the share of equal pairs, then kappa of each two readers."""
+    rows = [{"what": name, **result[name]} for name in ("alpha", "equal")]
+    rows += [{"what": f"kappa of {' and '.join(p['readers'])}", **p["kappa"]} for p in result["pairs"]]
+    shared = f"{result['cases_of_several']} of {result['cases']} cases"
+    console.print(f"{shared} with several of {len(result['readers'])} readers, {result['ties']} ties")
+    _table(console, rows, {"what": "", "value": "value", "low": "low", "high": "high"})
 
 
 def _audit(console: Any, result: dict[str, Any]) -> None:

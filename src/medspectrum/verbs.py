@@ -11,6 +11,7 @@ from typing import Any
 VERBS = {
     "describe": "medspectrum.describe",
     "audit": "medspectrum.audit",
+    "agreement": "medspectrum.agreement",
     "suggest": "medspectrum.suggest",
     "explore": "medspectrum.explore",
     "predict": "medspectrum.evaluate",
