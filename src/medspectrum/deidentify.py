@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,8 @@ def deidentify(
         secret = secret_of(place)
         looked_for = _known(source, found, known, secret, workers, progress)
         places = tree.new_places(found, looked_for, secret, options)
+        moved = {"/".join(entry.parts): new for entry, new in zip(found, places, strict=True)}
+        looked_for = replace(looked_for, places=moved)
         jobs = [
             (entry, new, _mark(entry, new, looked_for, secret, options))
             for entry, new in zip(found, places, strict=True)
@@ -122,8 +125,8 @@ def _known(
             raise UserError(
                 f"{further}: cannot be read as text; give names and numbers, one a line"
             ) from None
-        told += [("name", line.strip(), "") for line in lines if line.strip()]
-        told += [("id", line.strip(), "") for line in lines if line.strip()]
+        kinds = (("id" if any(c.isdigit() for c in line) else "name", line.strip()) for line in lines)
+        told += [(kind, line, "") for kind, line in kinds if line]
     paths = [str(source.joinpath(*e.parts)) for e in found if e.kind in ("dicom", "json", "table")]
     kinds = [e.kind for e in found if e.kind in ("dicom", "json", "table")]
     step = progress.step("reading headers")
@@ -244,11 +247,17 @@ def _one(job: tuple[str, str, str, str, str]) -> dict[str, str]:
     result = handled(Path(path), kind, new, *_shared)
     if result.content is not None:
         try:
-            store.write_bytes(Path(target, new), result.content)
+            if isinstance(result.content, bytes):
+                store.write_bytes(Path(target, new), result.content)
+            else:
+                with store.atomic(Path(target, new)) as partial:
+                    result.content(partial)
         except OSError as error:
             result = Result(
                 None, Counter(), f"cannot be written ({error.strerror}); make room or name another --out"
             )
+    if result.content is None:
+        Path(target, new).unlink(missing_ok=True)  # of an earlier run, before the file changed
     done = ", ".join(f"{name} {count}" for name, count in sorted(result.done.items()) if count)
     return {
         "file": new,

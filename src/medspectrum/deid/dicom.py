@@ -298,7 +298,7 @@ def _searched(data: Any, tag: Any, number: int, plain: bool, retained: bool, wal
             found = [f for f in walk.known.find(text) if not retained or f[3].startswith("P")]
             new, own = ("REMOVED", len(found)) if found else (text, 0)
         else:
-            new, own = clean_text(text, walk.known)
+            new, own = clean_text(text, walk.known, keep_dates=walk.options.dates == "keep")
         cleaned.append(_fitting(new, element.VR) if own else new)
         count += own
     if count:

@@ -10,7 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from medspectrum.deid.pictures import segments
 from medspectrum.errors import UnreadableFile
+
+_JPEG = frozenset(f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 57, 70, 80, 81))
+"""Transfer syntaxes whose frames are JPEG or JPEG-LS streams (PS3.5 A.4)."""
 
 
 @contextmanager
@@ -120,3 +124,51 @@ def whole(data: Any, shown: str) -> None:
         )
     if len(data.PixelData) > wanted + wanted % 2:
         data["PixelData"].value = data.PixelData[: wanted + wanted % 2]
+
+
+def without_words(data: Any, shown: str) -> int:
+    """Take comments and application data out of frames coded as JPEG or JPEG-LS; how many went.
+
+    Frames are coded as before. Raises UnreadableFile for a damaged frame.
+    """
+    from pydicom.encaps import encapsulate, generate_frames
+
+    coded = data.file_meta.TransferSyntaxUID
+    if "PixelData" not in data or coded not in _JPEG:
+        return 0
+    frames, removed = [], 0
+    for frame in generate_frames(data.PixelData, number_of_frames=int(data.get("NumberOfFrames") or 1)):
+        content, count = segments(frame, shown)
+        frames.append(content + b"\0" * (len(content) % 2))
+        removed += count
+    if removed:
+        data["PixelData"].value = encapsulate(frames)
+        for word in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths"):
+            if word in data:
+                del data[word]
+    return removed
+
+
+def without_high_bits(data: Any) -> int:
+    """Set bits above the stored ones to zero where they are no sign: overlays lay there once. How many
+    values.
+    """
+    import numpy as np
+
+    allocated, stored = int(data.get("BitsAllocated") or 0), int(data.get("BitsStored") or 0)
+    if "PixelData" not in data or data.file_meta.TransferSyntaxUID.is_compressed:
+        return 0
+    if allocated not in (16, 32) or not 0 < stored < allocated or int(data.get("HighBit") or 0) != stored - 1:
+        return 0
+    order = "<" if data.file_meta.TransferSyntaxUID.is_little_endian else ">"
+    values = np.frombuffer(data.PixelData, f"{order}u{allocated // 8}")
+    mask = (1 << stored) - 1
+    if int(data.get("PixelRepresentation") or 0):  # signed: what lies above is the sign again
+        kept = values & mask
+        new = np.where(kept >> (stored - 1), kept | ((1 << allocated) - 1 - mask), kept).astype(values.dtype)
+    else:
+        new = values & values.dtype.type(mask)
+    changed = int(np.count_nonzero(new != values))
+    if changed:
+        data["PixelData"].value = new.tobytes()
+    return changed

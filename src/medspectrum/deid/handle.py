@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from medspectrum.deid import dicom, dicom_file
+from medspectrum.deid import dicom, dicom_file, pictures, tiff, volumes, words
 from medspectrum.deid.known import Known
 from medspectrum.deid.options import Options
 from medspectrum.deid.secret import Secret
@@ -24,9 +25,11 @@ NOT_COPIED = {
 
 @dataclass(frozen=True)
 class Result:
-    """What a file became: its content, or None and why; how often each thing was done to it."""
+    """What a file became: its content, or what writes it, or None and why; how often each thing was done to
+    it.
+    """
 
-    content: bytes | None
+    content: bytes | Callable[[Path], None] | None
     done: Counter[str]
     reason: str = ""
     warning: str = ""
@@ -56,8 +59,53 @@ def _dicom(path: Path, shown: str, secret: Secret, known: Known, options: Option
         data = dicom_file.read(path, shown)
         done = dicom.deidentified(data, secret, known, options)
         dicom_file.whole(data, shown)
+        done["removed"] += dicom_file.without_words(data, shown)
+        done["overlays"] += bool(dicom_file.without_high_bits(data))
         dicom.mark(data, options, pixels=False)
     return Result(dicom_file.encoded(data), done)
 
 
-HANDLERS: dict[str, Callable[[Path, str, Secret, Known, Options], Result]] = {"dicom": _dicom}
+def _nifti(path: Path, shown: str, secret: Secret, known: Known, options: Options) -> Result:  # noqa: ARG001
+    return Result(*volumes.nifti(path, shown))
+
+
+def _nrrd(path: Path, shown: str, secret: Secret, known: Known, options: Options) -> Result:  # noqa: ARG001
+    return Result(*volumes.nrrd(path, shown, known))
+
+
+def _png(path: Path, shown: str, secret: Secret, known: Known, options: Options) -> Result:  # noqa: ARG001
+    return Result(*pictures.png(path.read_bytes(), shown))
+
+
+def _jpeg(path: Path, shown: str, secret: Secret, known: Known, options: Options) -> Result:  # noqa: ARG001
+    return Result(*pictures.jpeg(path.read_bytes(), shown))
+
+
+def _tiff(path: Path, shown: str, secret: Secret, known: Known, options: Options) -> Result:  # noqa: ARG001
+    kept, patches, done, size = tiff.cleaned(path, shown)
+    return Result(partial(tiff.write, path, kept=kept, patches=patches, size=size), done)
+
+
+def _text(path: Path, shown: str, secret: Secret, known: Known, options: Options) -> Result:  # noqa: ARG001
+    return Result(*words.text(path, shown, known, options))
+
+
+def _table(path: Path, shown: str, secret: Secret, known: Known, options: Options) -> Result:
+    return Result(*words.table(path, shown, secret, known, options))
+
+
+def _json(path: Path, shown: str, secret: Secret, known: Known, options: Options) -> Result:
+    return Result(*words.notes(path, shown, secret, known, options))
+
+
+HANDLERS: dict[str, Callable[[Path, str, Secret, Known, Options], Result]] = {
+    "dicom": _dicom,
+    "nifti": _nifti,
+    "nrrd": _nrrd,
+    "png": _png,
+    "jpeg": _jpeg,
+    "tiff": _tiff,
+    "text": _text,
+    "table": _table,
+    "json": _json,
+}

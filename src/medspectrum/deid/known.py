@@ -26,9 +26,10 @@ COMMON = frozenset(_COMMON.split())
 
 @dataclass(frozen=True)
 class Known:
-    """What to look for: folded value -> (kind, what replaces it in names of files)."""
+    """What to look for: folded value -> (kind, what replaces it in names of files); old path -> new path."""
 
     values: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    places: Mapping[str, str] = field(default_factory=dict)
 
     def digest(self, secret: Secret) -> str:
         """Changes where what is known changes; tells nothing without the key."""
@@ -86,10 +87,10 @@ def known_of(facts: Iterable[tuple[str, str, str]], secret: Secret) -> Known:
     return Known(values)
 
 
-def clean_text(text: str, known: Known) -> tuple[str, int]:
+def clean_text(text: str, known: Known, *, keep_dates: bool = False) -> tuple[str, int]:
     """The text with what is known, and what has the form of an identifier, as [NAME], [DATE]...; how many."""
     found = [(start, end, kind) for start, end, kind, _ in known.find(text)]
-    found += spans(text)
+    found += [span for span in spans(text) if not (keep_dates and span[2] == "date")]
     if not found:
         return text, 0
     pieces, at, count = [], 0, 0

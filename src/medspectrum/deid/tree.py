@@ -78,8 +78,10 @@ def kind_of(path: Path) -> str:
         return "jpeg"
     if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         return "tiff"
-    if head[344:348] in (b"n+1\0", b"ni1\0") or ending == ".nii.gz":
+    if head[344:348] in (b"n+1\0", b"ni1\0") or head[4:8] == b"n+2\0" or ending in (".nii", ".nii.gz"):
         return "nifti"
+    if head[:4] == b"NRRD":
+        return "nrrd"
     for start, word in _ARCHIVES.items():
         if head.startswith(start):
             return f"{word} archive"
