@@ -43,7 +43,7 @@ def hospital(tmp_path):
 
 
 def run(folder, **settings):
-    settings = {"workers": 1, "quiet": True} | settings
+    settings = {"workers": 1, "quiet": True, "pixels": "keep"} | settings
     return medspectrum.deidentify(folder, out=folder.parent / "out", **settings)
 
 
@@ -274,7 +274,7 @@ def test_a_killed_run_goes_on(tmp_path):
         "plain = s.write_bytes\n"
         "s.write_bytes = lambda *a: (time.sleep(0.03), plain(*a))\n"
         f"medspectrum.deidentify({str(tmp_path / 'in')!r}, out={str(tmp_path / 'out')!r}, quiet=True, "
-        f"workers=2)\n"
+        f"workers=2, pixels='keep')\n"
     )
     running = subprocess.Popen([sys.executable, "-c", code])
     journal = tmp_path / "out" / ".deidentified.partial.csv"

@@ -9,11 +9,13 @@ import json
 import os
 import struct
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
 import tifffile
+from nibabel.nifti1 import Nifti1Extension
 from PIL import Image, PngImagePlugin
 
 import medspectrum
@@ -40,7 +42,7 @@ def test_nifti(place, name, kind):
     image = kind(values, np.array([[0, 2, 0, 5], [-3, 0, 0, 6], [0, 0, 1.5, 7], [0, 0, 0, 1]], float))
     for word in ("descrip", "aux_file", "intent_name"):
         image.header[word] = SAID[: 14 if word != "descrip" else 60]
-    image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", f"{SAID} 4471930".encode()))
+    image.header.extensions.append(Nifti1Extension("comment", f"{SAID} 4471930".encode()))
     nib.save(image, place / name)
     if name.endswith("gz"):  # names in the header of gzip itself
         packed = (place / name).read_bytes()
@@ -54,7 +56,7 @@ def test_nifti(place, name, kind):
     whole = gzip.decompress(content) if name.endswith("gz") else content
     assert b"Zwetsch" not in content + whole
     assert b"4471930" not in whole
-    after = nib.load(place.parent / "out" / name)
+    after: Any = nib.load(place.parent / "out" / name)
     np.testing.assert_array_equal(np.asarray(after.dataobj), values)
     np.testing.assert_array_equal(after.affine, image.affine)
     assert len(after.header.extensions) == 0
@@ -160,7 +162,7 @@ def test_tiff(place, big):
         assert len(after.pages) == 2
         np.testing.assert_array_equal(after.pages[0].asarray(), PICTURE)
         np.testing.assert_array_equal(after.pages[1].asarray(), PICTURE[::-1])
-        assert after.pages[0].tags["XResolution"].value == (300, 1)
+        assert after.pages.first.tags["XResolution"].value == (300, 1)
 
 
 def test_slides_lose_label_macro_and_who_scanned_them(place):
@@ -333,7 +335,7 @@ def test_real_slides_and_maps_are_read_as_before(tmp_path):
             assert not {"label", "macro"} & set(new.associated_images)
             for level in range(new.level_count):
                 seen = [np.asarray(slide.read_region((300, 400), level, (200, 100))) for slide in (old, new)]
-                np.testing.assert_array_equal(*seen)
+                np.testing.assert_array_equal(seen[0], seen[1])
     folder = Path(root) / "dicom" / "ct3slice_seg_sr"
     medspectrum.deidentify(folder, out=tmp_path / "maps", quiet=True)
     for path in folder.glob("*.nrrd"):

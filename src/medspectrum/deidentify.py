@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from medspectrum import __version__, store
-from medspectrum.deid import facts, tree
+from medspectrum.deid import facts, lettering, tree
 from medspectrum.deid.handle import Result, handled
 from medspectrum.deid.known import Known, known_of
 from medspectrum.deid.options import Options, options_of
@@ -37,6 +37,7 @@ def deidentify(
     retain: str = "",
     clean: str = "",
     dates: str = "remove",
+    pixels: str = "text",
     names: str = "clean",
     known: Path | None = None,
     link: Path | None = None,
@@ -53,6 +54,8 @@ def deidentify(
         (age, sex, size, weight).
     clean: keep these and search them instead of removing them: descriptors, structured (reports), graphics.
     dates: remove, shift (each patient's dates go back by the same one to ten years) or keep.
+    pixels: text finds burnt-in lettering and blanks it, in ultrasound also what lies outside of the regions
+        in the header; regions does the latter alone; keep leaves pixels as they are.
     names: of files and folders: clean takes out what identifies, replace gives every one a new name.
     known: text file with further names and numbers to look for, one a line.
     link: CSV for your own records that tells which file became which; it identifies patients.
@@ -63,8 +66,12 @@ def deidentify(
     that lie in one another, a key or link inside OUT, and an OUT that holds other files.
     """
     begun = time.monotonic()
-    options = options_of(retain=retain, clean=clean, dates=dates, pixels="keep", faces=False, names=names)
+    options = options_of(retain=retain, clean=clean, dates=dates, pixels=pixels, faces=False, names=names)
     source, target = Path(data), Path(out)
+    warnings = []
+    if options.pixels == "text" and (words := lettering.lacking()):
+        options = replace(options, pixels="regions")
+        warnings.append(f"burnt-in text was not looked for, only regions of ultrasound were blanked: {words}")
     place = Path(key) if key is not None else target.with_name(target.name + ".key")
     _check(source, target, {"key": place, "link": link and Path(link)})
     with progress_for(quiet=quiet) as progress:
@@ -83,7 +90,7 @@ def deidentify(
         if link is not None:
             _write_link(Path(link), jobs)
         rows = _run(source, target, jobs, secret, looked_for, options, workers, progress)
-    return _told(target, place, rows, begun)
+    return _told(target, place, rows, warnings, begun)
 
 
 def _check(source: Path, target: Path, beside: dict[str, Path | None]) -> None:
@@ -310,7 +317,9 @@ def _write_link(path: Path, jobs: Sequence[Job]) -> None:
     store.write_bytes(path, text.getvalue().encode("utf-8", "surrogateescape"))
 
 
-def _told(target: Path, key: Path, rows: Sequence[dict[str, str]], begun: float) -> dict[str, Any]:
+def _told(
+    target: Path, key: Path, rows: Sequence[dict[str, str]], warnings: list[str], begun: float
+) -> dict[str, Any]:
     """What is returned and shown; names of files are the new ones."""
     done: Counter[str] = Counter()
     for row in rows:
@@ -326,7 +335,7 @@ def _told(target: Path, key: Path, rows: Sequence[dict[str, str]], begun: float)
         "written": len(written),
         "kinds": dict(sorted(Counter(row["kind"] for row in written).items())),
         "done": dict(sorted(done.items())),
-        "warnings": sorted({row["reason"] for row in written if row["reason"]}),
+        "warnings": [*warnings, *sorted({row["reason"] for row in written if row["reason"]})],
         "seconds": round(time.monotonic() - begun, 3),
         "left_out": [{"source": r["file"], "reason": r["reason"]} for r in rows if r["outcome"] != "written"],
     }

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from medspectrum.deid import dicom, dicom_file, pictures, tiff, volumes, words
+from medspectrum.deid import dicom, dicom_file, pictures, pixels, tiff, volumes, words
 from medspectrum.deid.known import Known
 from medspectrum.deid.options import Options
 from medspectrum.deid.secret import Secret
@@ -61,7 +61,12 @@ def _dicom(path: Path, shown: str, secret: Secret, known: Known, options: Option
         dicom_file.whole(data, shown)
         done["removed"] += dicom_file.without_words(data, shown)
         done["overlays"] += bool(dicom_file.without_high_bits(data))
-        dicom.mark(data, options, pixels=False)
+        done += (
+            pixels.blanked(data, shown, text=options.pixels == "text")
+            if options.pixels != "keep"
+            else Counter()
+        )
+        dicom.mark(data, options, pixels=options.pixels == "text")
     return Result(dicom_file.encoded(data), done)
 
 
@@ -74,14 +79,23 @@ def _nrrd(path: Path, shown: str, secret: Secret, known: Known, options: Options
 
 
 def _png(path: Path, shown: str, secret: Secret, known: Known, options: Options) -> Result:  # noqa: ARG001
-    return Result(*pictures.png(path.read_bytes(), shown))
+    return _picture(*pictures.png(path.read_bytes(), shown), "PNG", shown, options)
 
 
 def _jpeg(path: Path, shown: str, secret: Secret, known: Known, options: Options) -> Result:  # noqa: ARG001
-    return Result(*pictures.jpeg(path.read_bytes(), shown))
+    return _picture(*pictures.jpeg(path.read_bytes(), shown), "JPEG", shown, options)
+
+
+def _picture(content: bytes, done: Counter[str], kind: str, shown: str, options: Options) -> Result:
+    if options.pixels == "text":
+        content, boxes = pixels.picture(content, kind, shown)
+        done["text blanked"] += boxes
+    return Result(content, +done)
 
 
 def _tiff(path: Path, shown: str, secret: Secret, known: Known, options: Options) -> Result:  # noqa: ARG001
+    if options.pixels == "text":
+        pixels.refuse_lettered_tiff(path, shown)
     kept, patches, done, size = tiff.cleaned(path, shown)
     return Result(partial(tiff.write, path, kept=kept, patches=patches, size=size), done)
 
