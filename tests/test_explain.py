@@ -369,3 +369,69 @@ def test_a_check_passes_fails_or_says_that_it_cannot_be_told():
     one = checks.verdict(told(0.3, 0.1)[:3], ["p0"] * 3, seed=0)
     assert one["passed"] is None
     assert one["checks"]["deletion"]["passed"] is None
+
+
+def test_the_report_of_an_exploration_explains_a_few_test_cases(table, place, tmp_path):
+    given = {
+        "label": "kind", "mask": "mask", "task": "classify", "models": "efficientnet-lite0",
+        "methods": "linear_probe", "budgets": "full", "draws": 1, "size": 96, "cache": place / "cache",
+        "quiet": True,
+        # the audit finds what was planted
+        "accept": "intensity-is-class,levels-is-class,noise-is-class,compression-is-class,marks-is-class",
+    }  # fmt: skip
+    found = medspectrum.explore(table, out=tmp_path / "run", explained=2, **given)
+    told = found["explanations"]
+    assert json.loads((tmp_path / "run" / "explanations" / "explanations.json").read_text()) == told
+    assert len(told["cases"]) == 2
+    assert list(told["methods"]) == ["layer_cam"]
+    assert {"randomised", "deletion", "insertion"} <= set(told["methods"]["layer_cam"]["checks"])
+    test = {f"{n:03d}.png" for n in range(20, 40)}
+    assert {row["case"] for row in told["cases"]} <= test
+    page = (tmp_path / "run" / "report.html").read_text()
+    section = page[page.index('<section id="explanations">') :].partition("</section>")[0]
+    assert section.count("data:image/jpeg") == 4
+    assert ("did not pass" in section) == (told["methods"]["layer_cam"]["passed"] is False)
+    off = medspectrum.explore(table, out=tmp_path / "off", explained=0, **given)
+    assert "explanations" not in off
+    assert 'id="explanations"' not in (tmp_path / "off" / "report.html").read_text()
+
+
+def test_time_that_is_up_begins_no_further_case(predictor, table, place, tmp_path):
+    from medspectrum.predictor import load_predictor
+    from medspectrum.saliency import asked, rows
+
+    saved = load_predictor(predictor, cache=place / "cache")
+    cases = [c for c in load(table, label="kind", mask="mask").cases if c.split == "test"]
+    chosen, _ = asked.drawn(saved, Classify(["marked", "plain"]), cases, "", 4, 0)
+    seen = []
+    made, failed = rows.explained(
+        saved, chosen, ["layer_cam"], tmp_path, 0, lambda done, total: seen.append((done, total)), seconds=0.0
+    )
+    assert not failed
+    assert len(made) < len(chosen) == 4
+    assert seen[-1] == (len(made), 4)
+
+
+def test_what_would_take_long_or_cannot_be_followed_is_said_in_the_report(
+    predictor, encoder, table, place, tmp_path, monkeypatch
+):
+    from medspectrum.saliency import at_hand, rows
+
+    cases = [c for c in load(table, label="kind", mask="mask").cases if c.split == "test"]
+    task = Classify(["marked", "plain"])
+
+    def some():
+        return at_hand.explain_some(predictor, encoder, task, cases, 2, tmp_path / "out", seed=0)
+
+    monkeypatch.setattr(type(encoder), "seconds_per_image", lambda self, level: (1.0, 1.0))
+    long = some()
+    assert not long["cases"]
+    assert "180 s of processor time" in long["why"]
+    monkeypatch.setattr(type(encoder), "seconds_per_image", lambda self, level: (0.0, 0.0))
+
+    def broken(*given, **settings):
+        raise RuntimeError("no such layer")
+
+    monkeypatch.setattr(rows, "explained", broken)
+    assert "no such layer" in some()["why"]
+    assert not (tmp_path / "out").exists()

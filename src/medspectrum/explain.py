@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import re
-import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from medspectrum import __version__, store
 from medspectrum.case import Case, LeftOut
-from medspectrum.errors import UnreadableFile, UserError
+from medspectrum.errors import UserError
 from medspectrum.evaluate import _open
 from medspectrum.outcome import Thumbnails, plain, write_left_out
 from medspectrum.plan import Plan
 from medspectrum.predictor import SavedPredictor
 from medspectrum.progress import Progress, progress_for
-from medspectrum.saliency.asked import TASKS, Asked, drawn, explainable
-from medspectrum.saliency.checks import CHECKS, Tested, verdict
-from medspectrum.saliency.maps import METHODS, NAMES
-
-FORMAT = 1
+from medspectrum.saliency.asked import drawn, explainable
+from medspectrum.saliency.maps import METHODS
+from medspectrum.saliency.rows import FORMAT, explained, summary
 
 
 def explain(
@@ -89,7 +83,7 @@ def explain(
             raise UserError(f"no case stands in the part {part!r} of the given split")
         chosen, failed = drawn(saved, task, some, of, cases, seed)
         left_out += failed
-        rows, failed = _explained(saved, chosen, asked, folder, seed, progress)
+        rows, failed = explained(saved, chosen, asked, folder, seed, progress.step("explaining"))
         left_out += failed
         if not rows:
             first = left_out[-1]
@@ -99,7 +93,6 @@ def explain(
             labelled, lost = _labelled(saved, train, columns, cache, progress)
             left_out += lost
             thumbnails = _beside(saved, rows, [a.case for a in chosen], labelled)
-    used = list(dict.fromkeys(name for row in rows for name in row["methods"]))
     people = [row["patient"] for row in rows]
     results = plain(
         {
@@ -108,16 +101,11 @@ def explain(
             "task": {"name": task.name, "classes": list(task.classes)},
             "predictor": {k: v for k, v in saved.facts.items() if k != "state"},
             "data": {"path": str(data), "cases": len(rows), "patients": len(set(people))},
-            "score": TASKS[task.name],
-            "methods": {name: _judged(name, rows, seed) for name in used},
-            "meanings": CHECKS,
-            "cases": rows,
+            **summary(task.name, rows, seed),
             "left_out": [asdict(x) for x in left_out],
             "report": str(folder / "report.html"),
         }
     )
-    results["failed"] = [name for name, m in results["methods"].items() if m["passed"] is False]
-    results["passed"] = any(m["passed"] for m in results["methods"].values())
     store.write_json(folder / "explanations.json", results)
     write_left_out(folder / "left_out.csv", results["left_out"])
     from medspectrum.report.explanations import write_explanations
@@ -134,99 +122,6 @@ def _asked(methods: str) -> list[str]:
             f"no method of explaining is called {', '.join(unknown)}; there are: {', '.join(METHODS)}"
         )
     return names
-
-
-def _explained(
-    saved: SavedPredictor,
-    chosen: Sequence[Asked],
-    methods: Sequence[str],
-    folder: Path,
-    seed: int,
-    progress: Progress,
-) -> tuple[list[dict[str, Any]], list[LeftOut]]:
-    """A row for each answer. What was finished by an earlier, stopped call is taken from the folder."""
-    step = progress.step("explaining")
-    arrays, _ = saved.predictor.state()
-    sums = [store.digest(name, np.ascontiguousarray(a).data.tobytes()) for name, a in arrays.items()]
-    rows, failed = [], []
-    for number, asked in enumerate(chosen):
-        try:
-            keys = [image.key() for image in asked.case.images.values()]
-            key = store.digest(
-                FORMAT, __version__, saved.facts, sums, keys, list(methods), asked.explained, seed
-            )
-            kept = folder / "cases" / f"{key}.json"
-            if kept.is_file():
-                rows.append(store.read_json(kept))
-            else:
-                made = plain(_one(saved, asked, methods, folder, seed))
-                store.write_json(kept, made)
-                rows.append(made)
-        except UnreadableFile as error:
-            failed.append(LeftOut(error.source, error.reason))
-        except UserError as error:
-            failed.append(LeftOut(asked.case.id, str(error)))
-        step(number + 1, len(chosen))
-    return rows, failed
-
-
-def _one(
-    saved: SavedPredictor, asked: Asked, methods: Sequence[str], folder: Path, seed: int
-) -> dict[str, Any]:
-    """Everything about one answer; its pictures are written before."""
-    from medspectrum.saliency import overlay
-
-    case, seen = asked.case, asked.see()
-    tested = Tested(seen, asked.explained, seed=seed)
-    possible = tested.maps.possible()
-    unfit = [name for name in methods if name not in possible]
-    if unfit:
-        raise UserError(
-            f"{saved.facts['model']} allows no {', '.join(unfit)}; it allows {', '.join(possible)}"
-        )
-    name = re.sub(r"[^\w.-]+", "_", case.id)[-60:] + "-" + store.digest(case.id)[:6]
-    role = next(iter(seen.images))
-    image = seen.images[role]
-    made: dict[str, Any] = {}
-    top: np.ndarray | None = None
-    for method in methods or possible:
-        begun = time.process_time()
-        maps, told = tested.test(method)
-        top = maps[role] if top is None else top
-        made[method] = {
-            "overlays": _draw(overlay.drawn(image, maps[role], tested.inside), folder, name, method),
-            "tests": told,
-            "cpu_seconds": time.process_time() - begun,
-        }
-        if image.is_volume:
-            path = folder / "maps" / f"{name}_{method}.nii.gz"
-            overlay.write_volume(path, image, maps[role])
-            made[method]["map"] = str(path.relative_to(folder))
-    stored = overlay.drawn(image, None, tested.inside, through=top)
-    return {
-        "case": case.id,
-        "patient": case.patient,
-        "truth": asked.truth,
-        "answer": asked.answer,
-        "explained": asked.explained,
-        "probability": asked.probability,
-        "picture": _draw(stored, folder, name, "image"),
-        "marked": tested.inside is not None,
-        "methods": made,
-    }
-
-
-def _draw(pictures: dict[str, np.ndarray], folder: Path, name: str, method: str) -> list[str]:
-    """Write overlays; gives their paths in the folder."""
-    from medspectrum.saliency import overlay
-
-    paths = []
-    for plane, picture in pictures.items():
-        ending = "" if plane == "picture" else f"_{plane}"
-        path = folder / "overlays" / f"{name}_{method}{ending}.png"
-        store.write_bytes(path, overlay.png(picture))
-        paths.append(str(path.relative_to(folder)))
-    return paths
 
 
 def _labelled(
@@ -260,10 +155,3 @@ def _beside(
     for row, near in zip(rows, found, strict=True):
         row["nearest"] = near
     return {n["case"]: pictures[n["case"]] for near in found for n in near}
-
-
-def _judged(method: str, rows: Sequence[dict[str, Any]], seed: int) -> dict[str, Any]:
-    own = [row for row in rows if method in row["methods"]]
-    told = verdict([r["methods"][method]["tests"] for r in own], [r["patient"] for r in own], seed=seed)
-    seconds = float(np.mean([r["methods"][method]["cpu_seconds"] for r in own]))
-    return {"name": NAMES[method], **told, "cpu_seconds": seconds}

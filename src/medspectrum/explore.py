@@ -51,6 +51,7 @@ def explore(
     threads: int | None = None,
     allow_leak: bool = False,
     accept: str = "",
+    explained: int = 4,
     image: str | None = None,
     label: str | None = None,
     patient: str | None = None,
@@ -82,6 +83,7 @@ def explore(
     threads: processor threads of each fit; all cores where not given. Part of what numbers depend on.
     allow_leak: accept a given split in which patients stand on several sides.
     accept: names of the audit's findings, separated by commas, that are known and accepted; see ``audit``.
+    explained: test cases whose answers the report explains, in seconds of processor time; 0 for none.
     image: column(s) with image paths, separated by commas (tables).
     label: column with the class (tables).
     patient: column with the patient (tables).

@@ -22,6 +22,7 @@ from medspectrum.progress import Progress
 from medspectrum.recommend import pareto_front, recommend, summarise
 from medspectrum.reference import Reference, make_reference, write_reference
 from medspectrum.runner import Runner
+from medspectrum.saliency.at_hand import explain_some
 from medspectrum.standing import at_hand
 from medspectrum.trial import Trial, read_predictions
 
@@ -71,6 +72,17 @@ def write_outcome(
                 runner.model(recommended["model"], recommended["size"]),
                 read_predictions(runner.folder(recommended["id"]), task, "test"),
                 split.test,
+            )
+        count = int(results["settings"].get("explained") or 0)
+        if count:
+            results["explanations"] = explain_some(
+                out / "predictor",
+                runner.model(recommended["model"], recommended["size"]),
+                task,
+                split.test,
+                count,
+                out / "explanations",
+                seed=int(results["settings"].get("seed") or 0),
             )
     elif results["withheld"]:
         shutil.rmtree(out / "predictor", ignore_errors=True)  # of an earlier run, before the audit failed

@@ -34,6 +34,7 @@ class Plan:
     threads: int | None = None
     allow_leak: bool = False
     accept: tuple[str, ...] = ()
+    explained: int = 4
     image: str | None = None
     label: str | None = None
     patient: str | None = None
@@ -139,7 +140,7 @@ def _check(plan: Plan) -> None:
         if asked not in plan.tasks:
             serving = ", ".join(m for task in plan.tasks for m in methods_for(task))
             raise UserError(f"method {name} is for the task {asked}, not {plan.task}; there are: {serving}")
-    lowest = {"draws": 1, "budget_minutes": 0, "workers": 0, "seed": 0}
+    lowest = {"draws": 1, "budget_minutes": 0, "workers": 0, "seed": 0, "explained": 0}
     for name, low in lowest.items():
         value = getattr(plan, name)
         if isinstance(value, bool) or not isinstance(value, int | float) or value < low:

@@ -62,9 +62,20 @@ def write(
         ],
         "effort": _effort(found),
         "plan": plan_toml(results.get("settings") or {}),
+        "explanations": _explanations(results, Path(path).parent),
     }
     store.write_bytes(Path(path), render("report.html", context).encode())
     return Path(path)
+
+
+def _explanations(results: Mapping[str, Any], beside: Path) -> dict[str, Any] | None:
+    """What the section draws, from overlays in a folder beside the report; None where there is no section."""
+    given = results.get("explanations")
+    if not given or not (given["cases"] or given["why"]):
+        return None
+    from medspectrum.report.explanations import explained
+
+    return explained(given, beside / given["folder"], {})
 
 
 def render(template: str, context: Mapping[str, Any]) -> str:

@@ -97,7 +97,11 @@ def _in_a_row(network: Any) -> dict[str, str]:
 
 
 def _blocks(found: list[tuple[str, Any, Any]]) -> list[Stage]:
-    """The longest row of parts whose tokens have one shape and lie on a square grid."""
+    """The longest row of parts whose tokens have one shape and lie on a square grid.
+
+    Each is looked at as the next one takes it in, after its norm: in what blocks hand on, a few tokens are so
+    large that their product with any gradient hides the others.
+    """
     rows: dict[tuple[str, tuple[int, ...]], list[tuple[str, Any]]] = {}
     for name, values, row in found:
         if row is not None and values.ndim == 3:
@@ -106,7 +110,14 @@ def _blocks(found: list[tuple[str, Any, Any]]) -> list[Stage]:
     if len(longest) < 2:
         return []
     grid = token_grid(longest[0][1].shape[1])
-    return [] if grid is None else [Stage(name, values, grid) for name, values in longest]
+    if grid is None:
+        return []
+    shape = longest[0][1].shape
+    stages = []
+    for (name, values), (following, _) in zip(longest, [*longest[1:], ("", None)], strict=True):
+        begun = (v for n, v, _ in found if following and n.startswith(f"{following}.") and v.shape == shape)
+        stages.append(Stage(name, next(begun, values), grid))
+    return stages
 
 
 def token_grid(tokens: int) -> tuple[int, int] | None:
