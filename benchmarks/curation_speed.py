@@ -1,13 +1,13 @@
 """Facility location by ``engine.selection`` beside apricot and submodlib: time, memory, objective.
 
-    python benchmarks/curation_speed.py [--rows 12000] [--chosen 1200] [--many 100000]
+    python benchmarks/curation_speed.py [--rows 8000] [--chosen 800] [--many 100000]
 
 Made rows of 384 numbers in 300 lumps of unequal size. First ``rows`` of them, from the same unit vectors
 for all: the peers are given the matrix of all likenesses ((1 + cosine) / 2), its product counted with them,
 and run their lazy greedy. Then ``many`` rows by ours alone (a matrix of 100,000 by 100,000 is 40 GB in
 single precision). The objective is the sum over all rows of the likeness to the nearest chosen one, counted
-the same way for all. Each is measured in a process of its own. The peers are installed apart, into a copy
-of this environment:
+the same way for all. Each is measured in a process of its own; what the file holds is not measured again.
+The peers are installed apart, into a copy of this environment:
     python -m venv --system-site-packages PEERS && PEERS/bin/pip install apricot-select submodlib-py
 and the script is run by PEERS/bin/python.
 """
@@ -23,7 +23,7 @@ import time
 
 import numpy as np
 
-from measurement import save
+from measurement import RESULTS, save
 
 WIDTH, KINDS, SEED = 384, 300, 0
 
@@ -100,26 +100,34 @@ def measured(name: str, count: int, chosen: int) -> dict[str, float]:
 
 def main() -> None:
     ask = argparse.ArgumentParser(description=__doc__)
-    ask.add_argument("--rows", type=int, default=12_000)
-    ask.add_argument("--chosen", type=int, default=1200)
+    ask.add_argument("--rows", type=int, default=8000)
+    ask.add_argument("--chosen", type=int, default=800)
     ask.add_argument("--many", type=int, default=100_000)
     ask.add_argument("--peers", default="apricot,submodlib")
+    ask.add_argument("--single", action="store_true", help="measure one more, then stop")
     ask.add_argument("--one", choices=sorted(WAYS))
     asked = ask.parse_args()
     if asked.one:
         one(asked.one, asked.rows, asked.chosen)
         return
-    names = ["ours", "exact", "chance", *filter(None, asked.peers.split(","))]
-    beside = {name: measured(name, asked.rows, asked.chosen) for name in names}
-    many = {str(n): {w: measured(w, asked.many, n) for w in ("ours", "chance")} for n in (1000, 10_000)}
-    peers = [beside[name] for name in names[3:]]
-    told = {
-        f"times_{name}": beside[name]["cpu_seconds"] / beside["ours"]["cpu_seconds"] for name in names[3:]
-    }
-    told["objective_less_best_peer"] = (
-        beside["ours"]["objective"] / max(p["objective"] for p in peers) - 1 if peers else None
-    )
-    save("curation_speed", {"beside": beside, "told": told, "many": many})
+    peers = [name for name in asked.peers.split(",") if name]
+    wanted = [(name, asked.rows, asked.chosen) for name in ("ours", "exact", "chance", *peers)]
+    wanted += [(name, asked.many, n) for n in (1000, 10_000) for name in ("ours", "chance")]
+    kept = RESULTS / "curation_speed.json"
+    runs = json.loads(kept.read_text())["result"]["runs"] if kept.is_file() else []
+    for key in wanted:
+        if any((r["way"], r["rows"], r["asked"]) == key for r in runs):
+            continue
+        runs = [*runs, {"way": key[0], **measured(*key)}]
+        own = {r["way"]: r for r in runs if (r["rows"], r["asked"]) == (asked.rows, asked.chosen)}
+        told: dict[str, float] = {}
+        for name in (n for n in peers if n in own):
+            for mine in ("ours", "exact"):
+                told[f"{mine}_times_{name}"] = own[name]["cpu_seconds"] / own[mine]["cpu_seconds"]
+                told[f"{mine}_objective_beside_{name}"] = own[mine]["objective"] / own[name]["objective"] - 1
+        save("curation_speed", {"told": told, "runs": runs})
+        if asked.single:
+            break
 
 
 if __name__ == "__main__":
