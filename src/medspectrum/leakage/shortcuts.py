@@ -196,7 +196,7 @@ def _answers(
         if len(np.unique(truth[learned])) < 2:
             return None
         forest = ExtraTreesClassifier(
-            40, max_depth=5, min_samples_leaf=3, class_weight="balanced", random_state=seed
+            12, max_depth=5, min_samples_leaf=3, class_weight="balanced", random_state=seed
         ).fit(matrix[learned], truth[learned])
         out[asked[:, None], forest.classes_] = forest.predict_proba(matrix[asked])
     return out
