@@ -5,7 +5,7 @@
 
 Pictures of PneumoniaMNIST (28 pixels) and of white blood cells (120 pixels; both under MEDSPECTRUM_DATA) get
 a class by chance, and those of one class a chequered mark of 5 (17) pixels at a place by chance: nothing but
-the mark tells the classes apart. A predictor learns from 160 pictures; of 12 test pictures with the mark,
+the mark tells the classes apart. A predictor learns from 160 pictures; of 6 test pictures with the mark,
 each map of the class's score is asked whether its highest point lies in the mark, and again with the
 network's weights shuffled. Marks, pictures and places differ from seed to seed. The peers get the same module
 and input, and the layers that their documentation names: the last convolution, or the norm before the last
@@ -32,7 +32,7 @@ import numpy as np
 from measurement import RESULTS, save
 
 SIZE = 112
-LEARNED, JUDGED = 160, 12
+LEARNED, JUDGED = 160, 6
 MARKS = {"pneumoniamnist": 5, "wbc": 17}
 HERE = Path(os.environ.get("MEDSPECTRUM_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
@@ -57,15 +57,15 @@ def main() -> None:
                     save("explanations", {"runs": runs, "together": together(runs)})
 
 
-def pictures(data: str) -> np.ndarray:
-    """(n, h, w) or (n, h, w, 3) uint8: those that the set's first split or folder holds."""
+def pictures(data: str) -> list[np.ndarray]:
+    """(h, w) or (h, w, 3) uint8 each: those that the set's first split or folder holds."""
     from PIL import Image
 
     if data == "pneumoniamnist":
         with np.load(HERE / "pneumoniamnist" / "pneumoniamnist.npz") as held:
-            return held["train_images"]
+            return list(held["train_images"])
     files = sorted((HERE / "wbc_seg" / "jiangxi_tecom").glob("*_image.png"))
-    return np.stack([np.asarray(Image.open(f).convert("RGB")) for f in files])
+    return [np.asarray(Image.open(f).convert("RGB")) for f in files]
 
 
 def plant(data: str, seed: int, folder: Path) -> Path:
@@ -117,7 +117,11 @@ def one(data: str, model: str, adapted: str, seed: int) -> dict[str, Any]:
         encoder = resolve(model, size=SIZE, cache=Path(place) / "cache")
         task = Classify(["marked", "plain"])
         learned = [c for c in cases if c.split == "train"]
-        predictor: Any = (linear_probe if adapted == "frozen" else full)(encoder, learned, task)  # type: ignore[arg-type]
+        predictor: Any = (
+            linear_probe(encoder, learned, task)  # type: ignore[arg-type]
+            if adapted == "frozen"
+            else full(encoder, learned, task, batch_cases=16, least_steps=20, most_steps=20)  # type: ignore[arg-type]
+        )
         test = [c for c in cases if c.split == "test"]
         right = predictor.predict(test).argmax(axis=1) == [task.target(c) for c in test]
         hits: dict[str, list[float]] = {}
@@ -174,10 +178,10 @@ def peers(seen: Any) -> dict[str, Callable[[], np.ndarray]]:
         return whole(LayerGradCam(seen.score, layer).attribute(batch)[:, 0])
 
     def captum_gradients() -> np.ndarray:
-        found = IntegratedGradients(seen.score).attribute(batch, n_steps=50, internal_batch_size=16)
+        found = IntegratedGradients(seen.score).attribute(batch, n_steps=16, internal_batch_size=16)
         return whole(found[0].sum(1))
 
-    made: dict[str, Callable[[], np.ndarray]] = {"Captum IntegratedGradients, defaults": captum_gradients}
+    made: dict[str, Callable[[], np.ndarray]] = {"Captum IntegratedGradients, from zeros": captum_gradients}
     if not transformer:
         made["Captum LayerGradCam, last layer"] = captum_cam
     try:
