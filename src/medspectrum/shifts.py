@@ -264,7 +264,7 @@ def _table(*rows: _Row) -> dict[str, Shift]:
 
 SHIFTS = _table(
     (noise, (0.02, 0.04, 0.08, 0.12, 0.18), "of the range",
-     "standard deviation of noise; of CT, whose range is 400 HU, 8 to 72 HU"),
+     "standard deviation of white noise"),
     (dose, (0.016, 0.032, 0.05, 0.08, 0.13), "of white", "quantum noise of about 4000 to 60 photons a pixel"),
     (speckle, (0.1, 0.2, 0.3, 0.45, 0.6), "of the signal", "standard deviation of multiplicative grain"),
     (blur, (0.002, 0.004, 0.007, 0.011, 0.016), "of the longer side", "sigma of a Gaussian"),

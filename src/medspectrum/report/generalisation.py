@@ -11,6 +11,7 @@ from medspectrum.report import gather, words
 from medspectrum.report.figure import canvas, colour, svg
 from medspectrum.report.page import render
 
+SMALLEST = 0.0005  # difference that three decimals show
 CHANCE = 0.05  # of random deals may have as large a gap, and it still counts as one
 
 
@@ -40,7 +41,7 @@ def sentence(results: Mapping[str, Any], primary: str) -> str:
     if found:
         worst = max(found, key=lambda r: words.number(r["drop"]) or 0.0)
         drop = words.number(worst["drop"]) or 0.0
-        if drop > 0:
+        if drop >= SMALLEST:
             said.append(
                 f"It breaks most under {words.score_name(worst['shift'])}: {words.score_name(primary)} falls "
                 f"by {drop:.3f} at severity {worst['severity']} of 5."
@@ -48,7 +49,7 @@ def sentence(results: Mapping[str, Any], primary: str) -> str:
         else:
             said.append("No acquisition shift that was tried costs it anything.")
     centre = (results.get("centres") or {}).get("worst")
-    if centre:
+    if centre and (words.number(centre["gap"]) or 0.0) >= SMALLEST:
         ends = words.bounds(centre["gap"])
         chance = (centre.get("by_chance") or {}).get("share")
         sure = ends is not None and ends[0] > 0 and (chance is None or chance < CHANCE)
