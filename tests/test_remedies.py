@@ -154,6 +154,26 @@ def test_renewed_statistics_are_those_of_the_images(prior):
     assert not norms.renew_statistics(torch.nn.Linear(3, 3), given, prior=prior)
 
 
+def test_carried_statistics_undo_a_gain_without_forgetting_the_old_ones():
+    torch.manual_seed(3)
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3, bias=False), torch.nn.BatchNorm2d(8), torch.nn.ReLU(),
+        torch.nn.Conv2d(8, 8, 3, bias=False), torch.nn.BatchNorm2d(8),
+        torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(),
+    ).eval()  # fmt: skip
+    for m in norms.batch_norms(net):  # statistics of quite other images, as of a pretraining
+        m.running_mean.normal_()
+        m.running_var.uniform_(0.5, 3)
+    learned = stacks(24)
+    wanted = norms.pooled(net, learned)
+    brighter = [2.5 * one for one in learned]
+    assert np.abs(norms.pooled(net, brighter) - wanted).mean() > 0.2
+    assert norms.carry_statistics(net, brighter, learned, prior=0.0)
+    assert np.allclose(norms.pooled(net, brighter), wanted, atol=1e-3)
+    assert not norms.carry_statistics(net, brighter, [], prior=0.0)
+    assert not net[1]._forward_pre_hooks
+
+
 def test_entropy_falls_and_only_norms_move():
     net, given = network(), stacks(64)
     weights = torch.randn(8, 2, generator=torch.Generator().manual_seed(1))

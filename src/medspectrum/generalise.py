@@ -22,7 +22,7 @@ from medspectrum.outcome import plain, write_left_out
 from medspectrum.plan import Plan
 from medspectrum.predictor import SUMS, SavedPredictor, file_sum
 from medspectrum.progress import Progress, progress_for
-from medspectrum.reference import Reference, read_reference
+from medspectrum.reference import Reference, evenly, read_reference
 from medspectrum.remedies import Adapted
 from medspectrum.trial import case_digest
 
@@ -224,7 +224,9 @@ def _judged(
         seed=wanted.seed,
     )
     results["shift_cases"] = {"cases": len(some), "patients": len({c.patient for c in some})}
-    results["remedies"] = _remedies(adapted, reference, task, some, clean, names, here, progress, wanted)
+    results["remedies"] = _remedies(
+        adapted, reference, task, some, clean, names, _learned(usable, reference), here, progress, wanted
+    )
     results["left_out_centres"] = (
         _without_centres(saved, task, usable, out, cache, progress, wanted, notes)
         if leave_centre_out
@@ -256,6 +258,13 @@ def _new_cases(usable: Sequence[Case], reference: Reference | None, data: Path) 
             "give cases that it has not seen"
         )
     return new, len(usable) - len(new)
+
+
+def _learned(usable: Sequence[Case], reference: Reference | None) -> list[Case]:
+    """Some of the cases that the predictor learned from, where they are among the data."""
+    if reference is None:
+        return []
+    return evenly([c for c in usable if reference.seen_before(c) == "train"], remedies.MOST_IMAGES)
 
 
 def _state(saved: SavedPredictor) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -305,6 +314,7 @@ def _remedies(
     cases: Sequence[Case],
     clean: dict[str, np.ndarray],
     names: Sequence[str],
+    learned: Sequence[Case],
     kept: shifted.Kept,
     progress: Progress,
     wanted: _Wanted,
@@ -323,6 +333,7 @@ def _remedies(
         wanted.remedies,
         kept,
         progress.step("remedies"),
+        learned=learned,
         seed=wanted.seed,
     )
     return {"severity": severity, "rows": rows}

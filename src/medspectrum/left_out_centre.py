@@ -90,7 +90,17 @@ def leave_centres_out(
         if remedy_names:
             reference = make_reference(rest, task, model, seed=seed)
             row["remedies"] = remedied(
-                adapted, reference, task, own, best, alone, remedy_names, kept, ["without", name], seed=seed
+                adapted,
+                reference,
+                task,
+                own,
+                best,
+                alone,
+                remedy_names,
+                kept,
+                ["without", name],
+                learned=rest,
+                seed=seed,
             )
             done += len(remedy_names)
             step(done, total)

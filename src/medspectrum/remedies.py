@@ -7,9 +7,11 @@
 * ``align_features``: mean and spread of each frozen feature over the centre become those learned from:
   ComBat's location and scale (Johnson et al., Biostatistics 8:118, 2007), drawn to no change as by
   ``PRIOR_CASES`` cases more. It takes for granted that classes are as common as they were.
-* ``batch_statistics``: batch norms take means and variances from the centre's images, mixed with those
-  learned as from ``PRIOR_CASES`` images more (Schneider et al., "Improving robustness against common
-  corruptions by covariate shift adaptation", NeurIPS 2020).
+* ``batch_statistics``: batch norms take means and variances from the centre's images, mixed with those they
+  have as from ``PRIOR_CASES`` images more (Schneider et al., "Improving robustness against common corruptions
+  by covariate shift adaptation", NeurIPS 2020). Where a network kept the statistics of its pretraining while
+  its head was trained, they move by as much as the centre's differ from those of cases learned from, which
+  have to be in the data for it.
 * ``entropy``: after that, scale and shift of the norms descend the answers' entropy for one pass (Tent: Wang
   et al., ICLR 2021).
 
@@ -33,6 +35,7 @@ from medspectrum.reference import (
     QUANTILES,
     Reference,
     densities,
+    evenly,
     intensities,
     mean_features,
 )
@@ -42,7 +45,7 @@ from medspectrum.store import digest
 PRIOR_CASES = 16.0
 BATCH = 16
 ENTROPY_RATE = 1e-3
-MOST_IMAGES = 256  # of a centre that norms are adapted to
+MOST_IMAGES = 96  # of a centre that norms are adapted to, and learned from that they are compared with
 
 
 @dataclass(frozen=True)
@@ -78,10 +81,14 @@ class Adapted:
 
 @dataclass(frozen=True)
 class Unlabelled:
-    """A centre's cases, whose labels nobody looks at, with what is remembered of those learned from."""
+    """A centre's cases, whose labels nobody looks at, with what is remembered of those learned from.
+
+    learned: some of those, where they are at hand.
+    """
 
     cases: Sequence[Case]
     reference: Reference
+    learned: Sequence[Case] = ()
     seed: int = 0
 
 
@@ -189,12 +196,12 @@ def align_features(adapted: Adapted, here: Unlabelled) -> Any:
 
 def batch_statistics(adapted: Adapted, here: Unlabelled) -> Any:
     """Batch norms take their statistics from the centre's images."""
-    return _with_norms(adapted, here.cases, here.seed, entropy=False)
+    return _with_norms(adapted, here, entropy=False)
 
 
 def entropy(adapted: Adapted, here: Unlabelled) -> Any:
     """Norms descend the entropy of the answers."""
-    return _with_norms(adapted, here.cases, here.seed, entropy=True)
+    return _with_norms(adapted, here, entropy=True)
 
 
 REMEDIES: dict[str, Remedy] = {
@@ -216,7 +223,7 @@ def chosen(names: str) -> tuple[str, ...]:
     return asked or tuple(REMEDIES)
 
 
-def _with_norms(adapted: Adapted, cases: Sequence[Case], seed: int, *, entropy: bool) -> Any:
+def _with_norms(adapted: Adapted, here: Unlabelled, *, entropy: bool) -> Any:
     """Predictions once the network's norms were adapted to these cases."""
     from medspectrum.engine import norms
 
@@ -226,35 +233,57 @@ def _with_norms(adapted: Adapted, cases: Sequence[Case], seed: int, *, entropy: 
         raise UserError("norms are adapted in 2-D networks only")
     predictor = adapted.on(adapted.model)
     module = getattr(predictor, "module", None)
+    learned = evenly(here.learned, MOST_IMAGES)
     if module is not None:
         if not hasattr(predictor, "_input"):
             raise UserError("norms are adapted in networks that classify only")
-        inputs = [predictor._input(case) for case in cases]
+        inputs = [predictor._input(case) for case in here.cases]
         if inputs[0].ndim != 3:
             raise UserError("norms are adapted in tuned networks where each case is one picture only")
-        _adapt(norms, module, inputs, None, seed, entropy=entropy)
+        own = any("running_mean" in name for name in adapted.arrays)
+        before = None if own else [predictor._input(case) for case in learned]
+        _adapt(norms, module, inputs, before, None, here.seed, entropy=entropy)
         return norms.probabilities_by(module, inputs, predictor.settings["present"], len(predictor.classes))
     if not adapted.reads_pooled:
         raise UserError("norms are adapted under heads on pooled features and in tuned networks only")
     network = adapted.model.network()
-    prepared = {im.key(): adapted.model.prepare(im.load()) for c in cases for im in c.images.values()}
-    stacks = [made if made.ndim == 4 else made[None] for made in prepared.values()]
+    prepared = _prepared(adapted.model, here.cases)
+    stacks = list(prepared.values())
     head = norms.linear_head(predictor) if entropy else None
     if entropy and head is None:
         raise UserError("entropy descends through linear heads and tuned networks only")
-    _adapt(norms, network, stacks, head, seed, entropy=entropy)
+    before = list(_prepared(adapted.model, learned).values())
+    _adapt(norms, network, stacks, before, head, here.seed, entropy=entropy)
     kept = dict(zip(prepared, norms.pooled(network, stacks), strict=True))
-    return adapted.on(Seen(adapted.model, lambda images: np.stack([kept[i.key()] for i in images]))).predict(
-        cases
-    )
+    seen = Seen(adapted.model, lambda images: np.stack([kept[i.key()] for i in images]))
+    return adapted.on(seen).predict(here.cases)
+
+
+def _prepared(model: Any, cases: Sequence[Case]) -> dict[str, np.ndarray]:
+    """Each image's slices as the network takes them, by the image's key."""
+    made = {im.key(): model.prepare(im.load()) for c in cases for im in c.images.values()}
+    return {key: one if one.ndim == 4 else one[None] for key, one in made.items()}
 
 
 def _adapt(
-    norms: Any, network: Any, stacks: Sequence[np.ndarray], head: Any, seed: int, *, entropy: bool
+    norms: Any,
+    network: Any,
+    stacks: Sequence[np.ndarray],
+    learned: Sequence[np.ndarray] | None,
+    head: Any,
+    seed: int,
+    *,
+    entropy: bool,
 ) -> None:
+    """learned: images learned from; None where the network's statistics are of those already."""
     some = [stacks[i] for i in np.random.default_rng([seed, 11]).permutation(len(stacks))[:MOST_IMAGES]]
-    renewed = norms.renew_statistics(network, some, prior=PRIOR_CASES)
+    if learned is None:
+        renewed = norms.renew_statistics(network, some, prior=PRIOR_CASES)
+    else:
+        renewed = norms.carry_statistics(network, some, learned, prior=PRIOR_CASES)
     if not entropy and not renewed:
-        raise UserError("the network has no batch norm, so there are no statistics to renew")
+        raise UserError(
+            "there is no batch norm whose statistics could follow, or the data hold no case learned from"
+        )
     if entropy:
         norms.descend_entropy(network, some, head, rate=ENTROPY_RATE, batch=BATCH, seed=seed)

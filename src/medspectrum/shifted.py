@@ -149,6 +149,7 @@ def remedied(
     kept: Kept,
     what: Sequence[Any],
     *,
+    learned: Sequence[Case] = (),
     seed: int,
 ) -> list[dict[str, Any]]:
     """A row for each remedy on these cases of a new kind; one that cannot serve says why.
@@ -162,9 +163,9 @@ def remedied(
         row: dict[str, Any] = {"remedy": name}
         try:
             answers = kept.answers(
-                [*what, "remedy", name, seed],
+                [*what, "remedy", name, seed, [case.id for case in learned]],
                 lambda name=name: remedies.REMEDIES[name](
-                    passing, remedies.Unlabelled(cases, reference, seed)
+                    passing, remedies.Unlabelled(cases, reference, learned, seed)
                 ),
             )
         except UserError as error:
@@ -200,6 +201,7 @@ def remedied_shifts(
     kept: Kept,
     step: Step,
     *,
+    learned: Sequence[Case] = (),
     seed: int,
 ) -> list[dict[str, Any]]:
     """For each shift at one severity what each remedy brings back."""
@@ -214,7 +216,7 @@ def remedied_shifts(
         )
         made = remedied(
             adapted, reference, task, moved, before, task.unpack(found), remedy_names, kept,
-            ["shift", shifts.VERSION, name, severity], seed=seed,
+            ["shift", shifts.VERSION, name, severity], learned=learned, seed=seed,
         )  # fmt: skip
         rows += [{"shift": name, "severity": severity, **row} for row in made]
         step(done, len(names))

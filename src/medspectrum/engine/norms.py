@@ -57,6 +57,50 @@ def renew_statistics(network: Any, stacks: Stacks, *, prior: float) -> bool:
     return True
 
 
+def carry_statistics(network: Any, stacks: Stacks, learned: Stacks, *, prior: float) -> bool:
+    """Move statistics by as much as these images' differ from those of images learned from.
+
+    For a network whose statistics are of other images than its head was trained on. What comes into a norm is
+    brought from mean and deviation here (m_h, s_h) to those learned from (m_l, s_l) before it is normed:
+    with r = s_h / s_l the deviation becomes r times itself, the mean m_h - r (m_l - mean). Layer after layer,
+    each once those before it have theirs; drawn to no change as by ``prior`` images. Gives False, changing
+    nothing, where there is no batch norm or nothing to compare with.
+    """
+    import torch
+
+    found = batch_norms(network)
+    if not found or not stacks or not learned:
+        return False
+    weight = len(stacks) / (len(stacks) + prior)
+    network.eval()
+    before: dict[int, tuple[Any, Any]] = {}
+
+    def measured(given: torch.Tensor) -> tuple[Any, Any]:
+        axes = [i for i in range(given.ndim) if i != 1]
+        return given.mean(dim=axes), given.var(dim=axes)
+
+    def note(norm: Any, given: tuple[Any, ...]) -> None:
+        before[id(norm)] = measured(given[0])
+
+    def move(norm: Any, given: tuple[Any, ...]) -> None:
+        mean, variance = measured(given[0])
+        old_mean, old_variance = before[id(norm)]
+        ratio = ((variance + norm.eps) / (old_variance + norm.eps)) ** (weight / 2)
+        aim = old_mean + weight * (mean - old_mean)
+        norm.running_mean.copy_(aim - ratio * (old_mean - norm.running_mean))
+        norm.running_var *= ratio**2
+
+    for images, hook in ((learned, note), (stacks, move)):
+        handles = [norm.register_forward_pre_hook(hook) for norm in found]
+        try:
+            with torch.inference_mode():
+                network(_joined(images))
+        finally:
+            for handle in handles:
+                handle.remove()
+    return True
+
+
 def descend_entropy(
     network: Any, stacks: Stacks, head: Callable[[Any], Any] | None, *, rate: float, batch: int, seed: int
 ) -> int:
