@@ -155,7 +155,7 @@ def letter(data, plant: Planter, name: str) -> bool:
         mask = Image.new("L", (wide, high))
         ImageDraw.Draw(mask).text((x, y), words, font=font, fill=255)
         frames[:, np.asarray(mask) > 127] = frames.max()
-        plant.boxes.append({"file": name, "box": [x, y, x + long, y + tall], "uid": ""})
+        plant.boxes.append({"file": name, "box": [x, y + int(box[1]), x + long, y + tall], "uid": ""})
         plant.put(words, "pixels", "burnt-in text")
     kind = "RGB" if frames.shape[-1] == 3 else str(data.PhotometricInterpretation)
     data.set_pixel_data(frames.reshape(values.shape), kind, int(data.BitsStored), generate_instance_uid=False)
@@ -284,6 +284,11 @@ def contents(path: Path) -> bytes:
 
     whole = path.read_bytes()
     more = b""
+    if path.suffix == ".dcm":  # raw pixels are judged by their values
+        import pydicom
+
+        pixels = pydicom.dcmread(path).get("PixelData", b"")
+        return whole.replace(pixels, b"") if pixels else whole
     if path.name.endswith(".gz"):
         more = gzip.decompress(whole)
     if path.suffix == ".nrrd":

@@ -341,6 +341,7 @@ FACTS = [("name", NAME, "QX-4471930"), ("id", "QX-4471930", "QX-4471930"), ("nam
         ("reported by: Jane Q. Public", ("Jane", "Public")),
         ("lives at 12 Old Mill Road, Springfield", ("Old Mill",)),
         ("SSN 123-45-6789", ("6789",)),
+        ("born 14.02.1937. Seen 3/4/2020. From 10.1.2.3.", ("14.02", "2020", "10.1")),
         ("a man of 93 years", ("93",)),
     ],
 )

@@ -69,7 +69,7 @@ def known_of(facts: Iterable[tuple[str, str, str]], secret: Secret) -> Known:
             return  # a running number of files would be taken for it
         if kind == "id" and not any(c.isdigit() for c in form) and len(form) < 6:
             return
-        code = secret.patient(patient) if patient else secret.code(kind, value)
+        code = secret.patient(patient) if patient else "N" + secret.code(kind, value)
         if form not in values or (patient and not values[form][1].startswith("P")):
             values[form] = (kind, code)
 
