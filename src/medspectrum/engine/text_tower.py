@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,9 +27,10 @@ def text_features(folder: str | Path, words: Sequence[str]) -> np.ndarray:
     logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(place), local_files_only=True)
-        tower, report = CLIPTextModelWithProjection.from_pretrained(
+        loaded: Any = CLIPTextModelWithProjection.from_pretrained(
             str(place), local_files_only=True, use_safetensors=True, output_loading_info=True
         )
+        tower, report = loaded
     except Exception as error:  # the library raises whatever its parts do
         told = (str(error).strip() or type(error).__name__).split("\n")[0][:160]
         raise UnreadableFile(place, f"holds no text tower of CLIP ({told}); copy the whole model") from error
