@@ -151,7 +151,7 @@ def _write_one(c: Made, path: Path) -> None:
         from medspectrum.datasets.dicom import write_slice
 
         grey = np.asarray(c.picture.convert("L")).astype(np.int16)
-        write_slice(path, grey, patient=c.columns.get("uid", c.patient), place=0, centre="A")
+        write_slice(path, grey, patient=c.columns.get("made_of", c.patient), place=0, centre="A")
     elif c.how == "jpg":
         c.picture.save(path, quality=95)
     elif c.how == "u16.png":
@@ -180,7 +180,7 @@ def copies(hand, **changes) -> Plant:
             name = c.name if changes.get("same_name") else f"again{k}"
             columns = dict(changes.get("columns", {}))
             if changes.get("uid"):
-                columns["uid"] = c.patient
+                columns["made_of"] = c.patient
             added.append(
                 replace(
                     c, picture=hand(c.picture, rng), patient=f"Q{500 + 3 * k}", split="test", name=name,
@@ -217,7 +217,7 @@ def study(cases, spare, rng):
     origin = {b: a for a, b in pairs}
     uid = {c.name: c.patient for c in cases}
     return (
-        [replace(c, how="dcm", columns={"uid": uid[origin.get(c.name, c.name)]}) for c in made],
+        [replace(c, how="dcm", columns={"made_of": uid[origin.get(c.name, c.name)]}) for c in made],
         [],
         names,
         pairs,
@@ -227,7 +227,7 @@ def study(cases, spare, rng):
 def dicom_copy(cases, spare, rng):
     """All DICOM; three come back mirrored, under other patients and with new identifiers."""
     made, _, names, pairs = copies(HANDS["mirrored"])(cases, spare, rng)
-    return [replace(c, how="dcm", columns={"uid": c.name}) for c in made], [], names, pairs
+    return [replace(c, how="dcm", columns={"made_of": c.name}) for c in made], [], names, pairs
 
 
 def telling_name(cases, spare, rng):
