@@ -7,16 +7,13 @@ the microscope has neither up nor down. All functions take and give (n, C, H, W)
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from medspectrum.distort import Augment, fitting, uniform
 from medspectrum.distort import distort as distorted
-from medspectrum.distort import fitting
 
 if TYPE_CHECKING:
     import torch
-
-Augment = Callable[["torch.Tensor", "torch.Generator"], "torch.Tensor"]
 
 # DICOM codes: slide microscopy, general microscopy, external-camera photography of cells
 ANY_WAY_UP = ("SM", "GM", "XM")
@@ -30,12 +27,6 @@ CONTRAST = 0.15
 COLOUR = 0.08
 
 
-def _uniform(shape: tuple[int, ...], low: float, high: float, rng: torch.Generator) -> torch.Tensor:
-    import torch
-
-    return torch.rand(shape, generator=rng) * (high - low) + low
-
-
 def move(
     batch: torch.Tensor, rng: torch.Generator, *, degrees: float, crop: float, mirror: bool
 ) -> torch.Tensor:
@@ -47,9 +38,9 @@ def move(
     import torch.nn.functional as F
 
     n = len(batch)
-    angle = _uniform((n,), -degrees, degrees, rng) * math.pi / 180
-    zoom = 1 - _uniform((n,), 0.0, crop, rng)
-    shift = _uniform((n, 2), -crop, crop, rng)
+    angle = uniform((n,), -degrees, degrees, rng) * math.pi / 180
+    zoom = 1 - uniform((n,), 0.0, crop, rng)
+    shift = uniform((n, 2), -crop, crop, rng)
     side = torch.ones(n)
     if mirror:
         side = 1 - 2 * torch.randint(0, 2, (n,), generator=rng).float()
@@ -82,8 +73,8 @@ def relight(batch: torch.Tensor, rng: torch.Generator, *, brightness: float, con
     n = len(batch)
     mean = batch.mean(dim=(1, 2, 3), keepdim=True)
     spread = batch.std(dim=(1, 2, 3), keepdim=True)
-    shift = _uniform((n, 1, 1, 1), -brightness, brightness, rng)
-    stretch = 1 + _uniform((n, 1, 1, 1), -contrast, contrast, rng)
+    shift = uniform((n, 1, 1, 1), -brightness, brightness, rng)
+    stretch = 1 + uniform((n, 1, 1, 1), -contrast, contrast, rng)
     return (batch - mean) * stretch + mean + shift * spread
 
 
@@ -95,8 +86,8 @@ def tint(batch: torch.Tensor, rng: torch.Generator, *, strength: float) -> torch
     if channels < 3 or bool((batch.amax(1) - batch.amin(1)).abs().max() == 0):
         return batch
     spread = batch.std(dim=(1, 2, 3), keepdim=True)
-    scale = 1 + _uniform((n, channels, 1, 1), -strength, strength, rng)
-    shift = _uniform((n, channels, 1, 1), -strength, strength, rng)
+    scale = 1 + uniform((n, channels, 1, 1), -strength, strength, rng)
+    shift = uniform((n, channels, 1, 1), -strength, strength, rng)
     return torch.addcmul(shift * spread, batch, scale)
 
 

@@ -32,7 +32,8 @@ STAIN = 0.15
 STAINS = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11), (0.27, 0.57, 0.78))
 
 
-def _uniform(shape: tuple[int, ...], low: float, high: float, rng: torch.Generator) -> torch.Tensor:
+def uniform(shape: tuple[int, ...], low: float, high: float, rng: torch.Generator) -> torch.Tensor:
+    """Numbers of that shape, evenly drawn from low to high."""
     import torch
 
     return torch.rand(shape, generator=rng) * (high - low) + low
@@ -48,7 +49,7 @@ def noise(batch: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
     """Normal noise, of a strength of its own for each picture."""
     import torch
 
-    strength = _uniform((len(batch), 1, 1, 1), 0.0, NOISE, rng) * batch.std(dim=(1, 2, 3), keepdim=True)
+    strength = uniform((len(batch), 1, 1, 1), 0.0, NOISE, rng) * batch.std(dim=(1, 2, 3), keepdim=True)
     one = torch.randn((len(batch), 1, *batch.shape[2:]), generator=rng)
     each = torch.randn(batch.shape, generator=rng)
     grey = _grey(batch)
@@ -60,7 +61,7 @@ def speckle(batch: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
     import torch
 
     low, _ = _range(batch)
-    strength = _uniform((len(batch), 1, 1, 1), 0.0, 2 * NOISE, rng)
+    strength = uniform((len(batch), 1, 1, 1), 0.0, 2 * NOISE, rng)
     grain = torch.randn((len(batch), 1, *batch.shape[2:]), generator=rng)
     return low + (batch - low) * (1 + strength * grain).clamp_min(0.0)
 
@@ -68,7 +69,7 @@ def speckle(batch: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
 def gamma(batch: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
     """The response curve bent: the picture's range to a power near 1."""
     low, extent = _range(batch)
-    exponent = (1 + GAMMA) ** _uniform((len(batch), 1, 1, 1), -1.0, 1.0, rng)
+    exponent = (1 + GAMMA) ** uniform((len(batch), 1, 1, 1), -1.0, 1.0, rng)
     return low + extent * ((batch - low) / extent) ** exponent
 
 
@@ -79,10 +80,10 @@ def bias_field(batch: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
     n, _, height, width = batch.shape
     y, x = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
     terms = torch.stack([x, y, x * y, x * x - 1 / 3, y * y - 1 / 3])
-    field = torch.einsum("nk,khw->nhw", _uniform((n, len(terms)), -1.0, 1.0, rng), terms)
+    field = torch.einsum("nk,khw->nhw", uniform((n, len(terms)), -1.0, 1.0, rng), terms)
     field = field / field.abs().amax(dim=(1, 2), keepdim=True).clamp_min(1e-6)
     low, _ = _range(batch)
-    strength = _uniform((n, 1, 1), 0.0, FIELD, rng)
+    strength = uniform((n, 1, 1), 0.0, FIELD, rng)
     return low + (batch - low) * (1 + strength * field)[:, None]
 
 
@@ -90,7 +91,7 @@ def k_space(batch: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
     """Every second line of k-space a little weaker: a ghost half a field of view away, as of motion."""
     import torch
 
-    strength = _uniform((len(batch), 1, 1, 1), 0.0, GHOST, rng)
+    strength = uniform((len(batch), 1, 1, 1), 0.0, GHOST, rng)
     low, _ = _range(batch)
     signal = batch - low
     ghost = torch.roll(signal, shifts=batch.shape[2] // 2, dims=2)
@@ -102,8 +103,8 @@ def erase(batch: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
     import torch
 
     n, _, height, width = batch.shape
-    area = _uniform((n,), *ERASED, rng)
-    aspect = 3.0 ** _uniform((n,), -1.0, 1.0, rng)
+    area = uniform((n,), *ERASED, rng)
+    aspect = 3.0 ** uniform((n,), -1.0, 1.0, rng)
     tall = ((area * aspect).sqrt() * height).round().clamp(1, height)
     wide = ((area / aspect).sqrt() * width).round().clamp(1, width)
     top = (torch.rand((n,), generator=rng) * (height - tall + 1)).floor()
@@ -127,7 +128,7 @@ def stain(batch: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
     dense = -torch.log(((batch - low) / extent).clamp(1 / 255, 1.0))
     stains = torch.nn.functional.normalize(torch.tensor(STAINS), dim=1)
     amounts = torch.einsum("nchw,ck->nkhw", dense, torch.linalg.inv(stains))
-    scale = 1 + _uniform((len(batch), 3, 1, 1), -STAIN, STAIN, rng)
+    scale = 1 + uniform((len(batch), 3, 1, 1), -STAIN, STAIN, rng)
     changed = low + extent * torch.exp(-torch.einsum("nkhw,kc->nchw", amounts * scale, stains)).clamp(0, 1)
     return torch.where(_grey(batch), batch, changed)
 

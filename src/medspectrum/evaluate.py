@@ -49,7 +49,7 @@ def predict(
     """
     plan = Plan(layout=layout, image=image, patient=patient, patient_pattern=patient_pattern)
     with progress_for(quiet=quiet) as progress:
-        saved, task, case_set, left_out = _open(predictor, data, plan, cache, progress)
+        saved, task, case_set, left_out = opened(predictor, data, plan, cache, progress)
         if format is not None and task.name not in ("segment", "instances"):
             raise UserError(f"--format is for masks; this predictor is for the task {task.name}")
         if task.name == "register":
@@ -148,8 +148,8 @@ def evaluate(
     )
     folder = Path(out)
     with progress_for(quiet=quiet) as progress:
-        saved, task, case_set, left_out = _open(predictor, data, plan, cache, progress)
-        cases, unusable = _judgeable(case_set.cases, task, part)
+        saved, task, case_set, left_out = opened(predictor, data, plan, cache, progress)
+        cases, unusable = judgeable(case_set.cases, task, part)
         left_out += unusable
         arrange = registry.find("task", task.name).facts.get("arrange")
         if arrange is not None:
@@ -182,7 +182,7 @@ def evaluate(
     return results
 
 
-def _open(
+def opened(
     predictor: Path, data: Path, plan: Plan, cache: Path | None, progress: Progress
 ) -> tuple[SavedPredictor, Task, CaseSet, list[LeftOut]]:
     """The predictor, the cases whose images can be embedded, and what had to be left out."""
@@ -252,7 +252,8 @@ def _predicted(
     return found, kept, failed
 
 
-def _judgeable(cases: Sequence[Case], task: Task, part: str | None) -> tuple[list[Case], list[LeftOut]]:
+def judgeable(cases: Sequence[Case], task: Task, part: str | None) -> tuple[list[Case], list[LeftOut]]:
+    """The cases of that part that can be judged, and the others. Raises UserError where none can."""
     if part is not None:
         cases = [c for c in cases if c.split == part]
         if not cases:

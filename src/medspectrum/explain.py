@@ -10,7 +10,7 @@ from typing import Any
 from medspectrum import __version__, store
 from medspectrum.case import Case, LeftOut
 from medspectrum.errors import UserError
-from medspectrum.evaluate import _open
+from medspectrum.evaluate import opened
 from medspectrum.outcome import Thumbnails, plain, write_left_out
 from medspectrum.plan import Plan
 from medspectrum.predictor import SavedPredictor
@@ -76,7 +76,7 @@ def explain(
     folder = Path(out)
     asked = _asked(methods)
     with progress_for(quiet=quiet) as progress:
-        saved, task, case_set, left_out = _open(predictor, data, columns, cache, progress)
+        saved, task, case_set, left_out = opened(predictor, data, columns, cache, progress)
         explainable(saved, of)
         some = [c for c in case_set.cases if part is None or c.split == part]
         if not some:

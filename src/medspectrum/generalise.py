@@ -16,7 +16,7 @@ import numpy as np
 from medspectrum import __version__, compared, remedies, shifted, shifts, standing, store
 from medspectrum.case import Case, Task
 from medspectrum.errors import UserError
-from medspectrum.evaluate import _judgeable, _open
+from medspectrum.evaluate import judgeable, opened
 from medspectrum.left_out_centre import leave_centres_out
 from medspectrum.outcome import plain, write_left_out
 from medspectrum.plan import Plan
@@ -173,10 +173,10 @@ def _judged(
 ) -> dict[str, Any]:
     from medspectrum.datasets import load
 
-    saved, task, case_set, left_out = _open(folder, data, plan, cache, progress)
+    saved, task, case_set, left_out = opened(folder, data, plan, cache, progress)
     if task.name not in SHIFT_CASES:
         compared.judge(task, None, ())  # one sentence says for which tasks there is an answer
-    usable, unusable = _judgeable(case_set.cases, task, part)
+    usable, unusable = judgeable(case_set.cases, task, part)
     notes: list[str] = []
     reference = _reference(folder, notes)
     cases, known = _new_cases(usable, reference, data)

@@ -20,6 +20,7 @@ from medspectrum.case import Case, LazyImage, Task
 from medspectrum.errors import UnreadableFile, UserError
 from medspectrum.feature_store import packed
 from medspectrum.image import Image
+from medspectrum.methods._features import mean_features
 from medspectrum.predictor import CARD, SUMS, WEIGHTS, file_sum
 from medspectrum.shifts import values_of
 
@@ -91,16 +92,6 @@ def evenly(some: Sequence[Any], most: int) -> list[Any]:
     if len(some) <= most:
         return list(some)
     return [some[i] for i in np.linspace(0, len(some) - 1, most).astype(int)]
-
-
-def mean_features(model: Any, cases: Sequence[Case]) -> np.ndarray:
-    """(n, d) float64: the mean over each case's images."""
-    images = [(i, image) for i, case in enumerate(cases) for image in case.images.values()]
-    found = np.asarray(model.embed([image for _, image in images], "pooled").pooled, np.float64)
-    rows = np.zeros((len(cases), found.shape[1]))
-    owners = np.array([i for i, _ in images])
-    np.add.at(rows, owners, found)
-    return rows / np.bincount(owners, minlength=len(cases))[:, None]
 
 
 def unit_values(image: Image) -> np.ndarray:

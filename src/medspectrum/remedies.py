@@ -31,13 +31,13 @@ from medspectrum import registry
 from medspectrum.case import Case, Features, LazyImage, LeftOut
 from medspectrum.errors import UserError
 from medspectrum.image import Image
+from medspectrum.methods._features import mean_features
 from medspectrum.reference import (
     QUANTILES,
     Reference,
     densities,
     evenly,
     intensities,
-    mean_features,
 )
 from medspectrum.shifts import like, values_of
 from medspectrum.store import digest

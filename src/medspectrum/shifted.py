@@ -14,9 +14,10 @@ import numpy as np
 from medspectrum import compared, outliers, reliability, remedies, shifts, store
 from medspectrum.case import Case, Task
 from medspectrum.errors import UserError
+from medspectrum.methods._features import mean_features
 from medspectrum.metrics.bootstrap import resampled
 from medspectrum.progress import Step
-from medspectrum.reference import Reference, mean_features
+from medspectrum.reference import Reference
 from medspectrum.remedies import Adapted
 from medspectrum.trial import code_digest
 

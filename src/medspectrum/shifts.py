@@ -27,6 +27,7 @@ import numpy as np
 
 from medspectrum import augment, transforms
 from medspectrum.case import Case, LazyImage
+from medspectrum.distort import STAINS
 from medspectrum.errors import UserError
 from medspectrum.image import Image
 from medspectrum.store import digest
@@ -35,8 +36,6 @@ VERSION = 1
 """Part of every shifted image's key: raise it whenever a function here gives other numbers."""
 SEVERITIES = (1, 2, 3, 4, 5)
 CT_SPAN_HU = 400.0  # a soft-tissue window: what "the range" of a CT is, where a shift speaks of one
-STAINS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
-"""Optical densities in red, green and blue of haematoxylin, eosin and DAB (Ruifrok and Johnston 2001)."""
 
 Change = Callable[[Image, float, np.random.Generator], Image]
 
@@ -236,7 +235,8 @@ def stain(image: Image, strength: float, rng: np.random.Generator) -> Image:
         return image
 
     def restained(unit: np.ndarray) -> np.ndarray:
-        vectors = STAINS / np.linalg.norm(STAINS, axis=1, keepdims=True)
+        vectors = np.array(STAINS)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         density = -np.log(np.clip(unit, 1 / 255, 1.0)).reshape(3, -1).T
         amounts = density @ np.linalg.inv(vectors)
         way = np.array([1.0, -1.0, 0.0]) + 0.25 * rng.uniform(-1, 1, size=3)

@@ -11,8 +11,9 @@ import numpy as np
 from medspectrum import compared, outliers, reliability, subgroups
 from medspectrum.case import Case, Task
 from medspectrum.errors import UserError
+from medspectrum.methods._features import mean_features
 from medspectrum.progress import Step
-from medspectrum.reference import Reference, evenly, mean_features
+from medspectrum.reference import Reference, evenly
 
 ALPHA = 0.1
 MOST_AT_HAND = {"classify": 2000, "segment": 100}  # test cases of a run: more would cost seconds

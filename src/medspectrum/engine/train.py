@@ -13,15 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medspectrum import store
+from medspectrum.distort import Augment, Mix
 from medspectrum.engine.class_loss import class_loss, shares, weights_of
 from medspectrum.engine.descend import Fitted, Order, Progress, Rate, descend
 
 if TYPE_CHECKING:
     import torch
 
-Augment = Callable[["torch.Tensor", "torch.Generator"], "torch.Tensor"]
-Mix = Callable[["torch.Tensor", "torch.Generator"], tuple["torch.Tensor", "torch.Tensor", float]]
-"""(batch, rng) -> the mixed batch, which case each was mixed with, and the share of its own picture."""
 MEBIBYTE = 2**20
 
 

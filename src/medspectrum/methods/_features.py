@@ -47,3 +47,16 @@ def case_features(model: Model, cases: Sequence[Case], *, width: int | None = No
             "check the image's values or leave the case out."
         )
     return rows
+
+
+def mean_features(model: Model, cases: Sequence[Case]) -> np.ndarray:
+    """(n, d) float64: of each case the mean of its images' pooled features, whatever their roles."""
+    images, owners = [], []
+    for place, case in enumerate(cases):
+        for role in sorted(case.images):
+            images.append(case.images[role])
+            owners.append(place)
+    found = np.asarray(model.embed(images, "pooled").pooled, np.float64)
+    rows = np.zeros((len(cases), found.shape[1]))
+    np.add.at(rows, owners, found)
+    return rows / np.bincount(owners, minlength=len(cases))[:, None]

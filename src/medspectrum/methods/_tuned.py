@@ -20,10 +20,11 @@ import numpy as np
 
 from medspectrum import augment as augmentation
 from medspectrum import distort as distortion
-from medspectrum.case import Case, LazyImage, Task
+from medspectrum.case import Case, Task
 from medspectrum.engine import class_loss, eager, openvino, solvers, train
 from medspectrum.errors import UserError
 from medspectrum.methods import _structure, linear_probe
+from medspectrum.methods._features import mean_features
 from medspectrum.methods._head import Labelled
 from medspectrum.methods._scale import scale_features
 
@@ -387,16 +388,7 @@ def _start_from_probe(
     module: Any, model: Encoder, cases: Sequence[Case], targets: np.ndarray, present: np.ndarray, seed: int
 ) -> None:
     """Put the linear probe on the unchanged network's features into the head."""
-    images: list[LazyImage] = []
-    owners: list[int] = []
-    for place, case in enumerate(cases):
-        for role in sorted(case.images):
-            images.append(case.images[role])
-            owners.append(place)
-    rows = model.embed(images).pooled
-    features = np.zeros((len(cases), rows.shape[1]), dtype=np.float64)
-    np.add.at(features, owners, rows)
-    features /= np.bincount(owners, minlength=len(cases))[:, None]
+    features = mean_features(model, cases)
     mean, factor = _set_standard(module, features, targets)
     if len(present) < 2:
         return

@@ -8,18 +8,9 @@ from typing import Any
 import numpy as np
 
 from medspectrum.case import Case, ClassTarget
+from medspectrum.methods._features import mean_features
 
 MOST = 5
-
-
-def mean_features(model: Any, cases: Sequence[Case]) -> np.ndarray:
-    """(n, d) float64: of each case the mean of its images' pooled features, from the cache."""
-    images = [(i, image) for i, case in enumerate(cases) for image in case.images.values()]
-    found = np.asarray(model.embed([image for _, image in images], "pooled").pooled, np.float64)
-    rows = np.zeros((len(cases), found.shape[1]))
-    owners = np.array([i for i, _ in images])
-    np.add.at(rows, owners, found)
-    return rows / np.bincount(owners, minlength=len(cases))[:, None]
 
 
 def nearest(
