@@ -1,11 +1,12 @@
 """Does half of the time change the recommendation? Ten runs of explore, each beside one with half the limit.
 
-    python benchmarks/halved_time.py [--minutes 4] [--runs 10] [--data MEDSPECTRUM_DATA]
+    python benchmarks/halved_time.py [--minutes 4] [--runs 10] [--share 1/2] [--data MEDSPECTRUM_DATA]
 
 Public data sets, several seeds each: pneumoniamnist, malaria cells, types of white blood cells, findings of
 chest X-rays. Every run begins with an empty cache, so that embedding is paid for. Two recommendations are the
 same where model and method are; ``score_lost`` is what the shorter run's choice has less on the test cases.
-Runs that the result file holds for the same limit are not done again.
+Runs that the result file holds for the same limit are not done again. With --share, every second run is
+done here and the others by a second process, each kept to one core (taskset).
 """
 
 from __future__ import annotations
@@ -66,17 +67,19 @@ def main() -> None:
     ask.add_argument("--data", type=Path, default=Path(os.environ.get("MEDSPECTRUM_DATA", "../shared/data")))
     ask.add_argument("--minutes", type=float, default=4)
     ask.add_argument("--runs", type=int, default=10)
+    ask.add_argument("--share", default="1/1", help="which part of the runs is done here")
     given = ask.parse_args()
+    part, parts = (int(n) for n in given.share.split("/"))
     asked = [(name, seed) for seed in range(3) for name in SETS if (given.data / SETS[name][0]).exists()]
-    for name, seed in asked[: given.runs]:
+    for name, seed in asked[: given.runs][part - 1 :: parts]:
         key = {"data": name, "seed": seed, "limit_minutes": given.minutes}
         runs = outlining.kept_runs(KEPT)
         if any(all(r[k] == v for k, v in key.items()) for r in runs):
             continue
-        whole, half = (run(given.data, name, seed, given.minutes / part) for part in (1, 2))
+        whole, half = (run(given.data, name, seed, given.minutes / cut) for cut in (1, 2))
         same = (whole["model"], whole["method"]) == (half["model"], half["method"])
         lost = None if None in (whole["test"], half["test"]) else round(whole["test"] - half["test"], 4)
-        runs = [*runs, {**key, "whole": whole, "half": half, "same": same, "score_lost": lost}]
+        runs = [*outlining.kept_runs(KEPT), {**key, "whole": whole, "half": half, "same": same, "score_lost": lost}]
         save("halved_time", {"wanted": "8 of 10", "same": sum(r["same"] for r in runs), "runs": runs})
         print(name, seed, same, whole, half, flush=True)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import os
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -284,12 +283,15 @@ def _mapped(function: Any, jobs: Sequence[Any], workers: int, shared: tuple[Any,
             _share(*shared)
         yield from map(function, jobs)
         return
-    import multiprocessing
+    from loky import ProcessPoolExecutor
 
-    # forked: a script that calls this needs no guard, and nothing heavy is loaded yet
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    with context.Pool(workers, _started, (os.getpid(), *shared)) as pool:
-        yield from pool.imap(function, jobs, chunksize=8)
+    # Started afresh, not forked: a fork of a process in which threads hold locks never wakes up. And unlike
+    # the standard library's own way of starting afresh, a script that calls this needs no guard.
+    pool = ProcessPoolExecutor(workers, initializer=_started, initargs=(os.getpid(), *shared))
+    try:
+        yield from pool.map(function, jobs, chunksize=8)
+    finally:
+        pool.shutdown(kill_workers=True)
 
 
 def _started(parent: int, *shared: Any) -> None:
