@@ -79,7 +79,10 @@ def main() -> None:
         whole, half = (run(given.data, name, seed, given.minutes / cut) for cut in (1, 2))
         same = (whole["model"], whole["method"]) == (half["model"], half["method"])
         lost = None if None in (whole["test"], half["test"]) else round(whole["test"] - half["test"], 4)
-        runs = [*outlining.kept_runs(KEPT), {**key, "whole": whole, "half": half, "same": same, "score_lost": lost}]
+        runs = [
+            *outlining.kept_runs(KEPT),
+            {**key, "whole": whole, "half": half, "same": same, "score_lost": lost},
+        ]
         save("halved_time", {"wanted": "8 of 10", "same": sum(r["same"] for r in runs), "runs": runs})
         print(name, seed, same, whole, half, flush=True)
 

@@ -133,8 +133,14 @@ def embed(
     spent: Spent,
     skipped: list[Dropped],
 ) -> list[LeftOut]:
-    """Compute what features are missing, model by model; a model that would eat the time is left aside."""
+    """Compute what features are missing, model by model; a model that would eat the time is left aside.
+
+    The first is taken whatever it costs, since without features there is no answer; under a limit that its
+    embedding alone would eat, the quickest model stands in for it.
+    """
     failed: dict[str, LeftOut] = {}
+    if spent.limited:
+        _begin_with_one_that_fits(encoders, images, level, spent)
     for name in list(encoders):
         encoder = encoders.get(name)
         if encoder is None:
@@ -156,6 +162,32 @@ def embed(
             failed[lost.source] = lost
         spent.embedding += time.monotonic() - begun
     return list(failed.values())
+
+
+def _begin_with_one_that_fits(
+    encoders: dict[str, Any], images: Sequence[LazyImage], level: str, spent: Spent
+) -> None:
+    """Move the quickest model to the front where the first one's embedding would eat the time."""
+    real = [name for name, encoder in encoders.items() if encoder.card.level != "control"]
+    if len(real) < 2 or encoders[real[0]].missing(images, level=level) <= PROBE:
+        return
+    begun = time.monotonic()
+    expected: dict[str, float] = {}
+    for name in real:
+        if encoders[name].ensure(images[:PROBE], level=level):
+            return  # a picture that cannot be read is told when all are embedded
+        expected[name] = encoders[name].seconds_per_image(level)[0] * encoders[name].missing(
+            images, level=level
+        )
+        if name == real[0] and expected[name] <= EMBEDDING_SHARE * spent.remaining():
+            break
+    else:
+        quickest = min(real, key=expected.__getitem__)
+        order = {
+            name: encoders.pop(name) for name in (quickest, *(n for n in list(encoders) if n != quickest))
+        }
+        encoders.update(order)
+    spent.embedding += time.monotonic() - begun
 
 
 def without(split: Split, sources: set[str], task: Task) -> Split:
