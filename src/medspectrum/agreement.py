@@ -1,4 +1,4 @@
-"""What several readers say of the same cases: how far they agree, their majority, and soft labels."""
+"""What several readers say of the same cases: how far they agree, and what they agree on."""
 
 from __future__ import annotations
 
@@ -29,25 +29,40 @@ def agreement(
     readers: str = "",
     patient: str | None = None,
     scale: str = "nominal",
+    consensus: str = "staple",
+    patient_pattern: str | None = None,
     out: Path | None = None,
     seed: int = 0,
+    quiet: bool = False,
 ) -> dict[str, Any]:
-    """Say how far several readers agree on the same cases, and write their majority and soft labels.
+    """Say how far several readers agree on the same cases, and write what they agree on.
 
-    data: table with a row per case and reader, or a row per case and a column per reader.
+    data: table with a row per case and reader, or a row per case and a column per reader; or a folder with a
+        folder of masks for each reader, named alike.
     case: column with the case.
     label: column with the label (a row per case and reader).
     reader: column with the reader (a row per case and reader).
     readers: columns of the readers, separated by commas (a row per case); instead of reader and label.
     patient: column with the patient; each case counts as a patient of its own where not given.
     scale: nominal for classes, ordinal for grades, interval for numbers.
-    out: CSV file for case, patient, readers, majority, tie, and the share of readers for each label.
+    consensus: of masks: staple, which weighs readers by what they seem to find, or majority.
+    patient_pattern: of masks: regular expression whose first group is the patient in a file's name.
+    out: CSV file for case, patient, readers, majority, tie, and the share of readers for each label; of masks
+        a folder for the consensus of each case.
     seed: where the resampling of patients starts.
+    quiet: show no progress.
 
-    Returns Krippendorff's alpha and Cohen's kappa of each two readers, with intervals over patients. Raises
+    Returns Krippendorff's alpha and Cohen's kappa of each two readers, of masks Dice of each two and of each
+    against the others' consensus, with intervals over patients. Raises
     UserError where no case has two readers, a column is missing, or a label is no number on an
     interval scale.
     """
+    if Path(data).is_dir():
+        from medspectrum.reader_masks import overlap_of_readers
+
+        return overlap_of_readers(
+            Path(data), consensus=consensus, patient_pattern=patient_pattern, out=out, seed=seed, quiet=quiet
+        )
     if scale not in measures.SCALES:
         raise UserError(f"--scale {scale}: there are {', '.join(measures.SCALES)}")
     given, of_patient = _read(Path(data), case, label, reader, readers, patient)

@@ -116,7 +116,16 @@ def _describe(console: Any, facts: dict[str, Any]) -> None:
 
 
 def _agreement(console: Any, result: dict[str, Any]) -> None:
-    """Alpha and the share of equal pairs, then kappa of each two readers."""
+    """Alpha and the share of equal pairs, then kappa of each two readers; of masks Dice."""
+    if "dice" in result:
+        found = [{"what": "Dice of two readers", **result["dice"]["dice"]}]
+        found += [{"what": f"{' and '.join(p['readers'])}", **p["dice"]} for p in result["pairs"]]
+        found += [{"what": f"{o['reader']} against the others", **o["dice"]} for o in result["others"]]
+        told = f"{result['cases_of_several']} of {result['cases']} cases with several masks"
+        console.print(f"{told} of {len(result['readers'])} readers")
+        _table(console, found, {"what": "", "value": "value", "low": "low", "high": "high"})
+        _left_out(console, result)
+        return
     rows = [{"what": name, **result[name]} for name in ("alpha", "equal")]
     rows += [{"what": f"kappa of {' and '.join(p['readers'])}", **p["kappa"]} for p in result["pairs"]]
     shared = f"{result['cases_of_several']} of {result['cases']} cases"
