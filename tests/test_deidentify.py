@@ -30,7 +30,14 @@ SECRET = Secret(bytes(range(32)))
 
 
 def ask(**given):
-    plain = {"retain": "", "clean": "", "dates": "remove", "pixels": "keep", "faces": False, "names": "clean"}
+    plain = {
+        "retain": "",
+        "clean": "",
+        "dates": "remove",
+        "pixels": "keep",
+        "faces": "keep",
+        "names": "clean",
+    }
     return options_of(**(plain | given))
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from medspectrum import __version__, store
 from medspectrum.deid import facts, lettering, tree
+from medspectrum.deid.faces import lacking as face_lacking
 from medspectrum.deid.handle import Result, handled
 from medspectrum.deid.known import Known, known_of
 from medspectrum.deid.options import Options, options_of
@@ -37,6 +38,7 @@ def deidentify(
     clean: str = "",
     dates: str = "remove",
     pixels: str = "text",
+    faces: str = "keep",
     names: str = "clean",
     known: Path | None = None,
     link: Path | None = None,
@@ -55,6 +57,7 @@ def deidentify(
     dates: remove, shift (each patient's dates go back by the same one to ten years) or keep.
     pixels: text finds burnt-in lettering and blanks it, in ultrasound also what lies outside of the regions
         in the header; regions does the latter alone; keep leaves pixels as they are.
+    faces: remove keeps of NIfTI and NRRD volumes of the head only the brain and 8 mm around it.
     names: of files and folders: clean takes out what identifies, replace gives every one a new name.
     known: text file with further names and numbers to look for, one a line.
     link: CSV for your own records that tells which file became which; it identifies patients.
@@ -65,9 +68,11 @@ def deidentify(
     that lie in one another, a key or link inside OUT, and an OUT that holds other files.
     """
     begun = time.monotonic()
-    options = options_of(retain=retain, clean=clean, dates=dates, pixels=pixels, faces=False, names=names)
+    options = options_of(retain=retain, clean=clean, dates=dates, pixels=pixels, faces=faces, names=names)
     source, target = Path(data), Path(out)
     warnings = []
+    if options.faces == "remove" and (words := face_lacking()):
+        raise UserError(f"--faces remove cannot find the brain: {words}")
     if options.pixels == "text" and (words := lettering.lacking()):
         options = replace(options, pixels="regions")
         warnings.append(f"burnt-in text was not looked for, only regions of ultrasound were blanked: {words}")

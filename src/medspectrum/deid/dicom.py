@@ -108,13 +108,13 @@ def deidentified(data: Any, secret: Secret, known: Known, options: Options) -> C
     return walk.done
 
 
-def mark(data: Any, options: Options, *, pixels: bool, faces: bool = False) -> None:
+def mark(data: Any, options: Options, *, pixels: bool) -> None:
     """Say in the object what was done to it (PS3.15 E.2, attributes of group 0012 and 0028)."""
     from pydicom.dataset import Dataset
     from pydicom.sequence import Sequence
 
     items = []
-    for value, meaning in codes(options, pixels=pixels, faces=faces):
+    for value, meaning in codes(options, pixels=pixels):
         item = Dataset()
         item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, "DCM", meaning
         items.append(item)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from medspectrum.deid import dicom, dicom_file, pictures, pixels, tiff, volumes, words
+from medspectrum.deid import dicom, dicom_file, faces, pictures, pixels, tiff, volumes, words
 from medspectrum.deid.known import Known
 from medspectrum.deid.options import Options
 from medspectrum.deid.secret import Secret
@@ -57,6 +57,8 @@ def handled(path: Path, kind: str, shown: str, secret: Secret, known: Known, opt
 def _dicom(path: Path, shown: str, secret: Secret, known: Known, options: Options) -> Result:
     with dicom_file.quiet():
         data = dicom_file.read(path, shown)
+        if options.faces == "remove":
+            faces.refuse_object(str(data.get("Modality", "")), str(data.get("BodyPartExamined", "")), shown)
         done = dicom.deidentified(data, secret, known, options)
         dicom_file.whole(data, shown)
         done["removed"] += dicom_file.without_words(data, shown)
@@ -71,11 +73,19 @@ def _dicom(path: Path, shown: str, secret: Secret, known: Known, options: Option
 
 
 def _nifti(path: Path, shown: str, secret: Secret, known: Known, options: Options) -> Result:  # noqa: ARG001
-    return Result(*volumes.nifti(path, shown))
+    content, done = volumes.nifti(path, shown)
+    if options.faces == "remove":
+        content, found = faces.nifti(content, path, shown)
+        done["face removed"] += found
+    return Result(content, +done)
 
 
 def _nrrd(path: Path, shown: str, secret: Secret, known: Known, options: Options) -> Result:  # noqa: ARG001
-    return Result(*volumes.nrrd(path, shown, known))
+    content, done = volumes.nrrd(path, shown, known)
+    if options.faces == "remove":
+        content, found = faces.nrrd(content, path, shown)
+        done["face removed"] += found
+    return Result(content, +done)
 
 
 def _png(path: Path, shown: str, secret: Secret, known: Known, options: Options) -> Result:  # noqa: ARG001

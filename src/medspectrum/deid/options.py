@@ -11,6 +11,7 @@ CLEAN = ("descriptors", "structured", "graphics")
 DATES = ("remove", "shift", "keep")
 PIXELS = ("text", "regions", "keep")
 NAMES = ("clean", "replace")
+FACES = ("keep", "remove")
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Options:
     clean: frozenset[str] = frozenset()
     dates: str = "remove"
     pixels: str = "text"
-    faces: bool = False
+    faces: str = "keep"
     names: str = "clean"
 
     def words(self) -> list[str]:
@@ -31,14 +32,19 @@ class Options:
             *sorted(self.clean),
             self.dates,
             self.pixels,
-            str(self.faces),
+            self.faces,
             self.names,
         ]
 
 
-def options_of(*, retain: str, clean: str, dates: str, pixels: str, faces: bool, names: str) -> Options:
+def options_of(*, retain: str, clean: str, dates: str, pixels: str, faces: str, names: str) -> Options:
     """Read settings as they are given. Raises UserError for a word that is none of the choices."""
-    one = {"dates": (dates, DATES), "pixels": (pixels, PIXELS), "names": (names, NAMES)}
+    one = {
+        "dates": (dates, DATES),
+        "pixels": (pixels, PIXELS),
+        "faces": (faces, FACES),
+        "names": (names, NAMES),
+    }
     for setting, (given, choices) in one.items():
         if given not in choices:
             raise UserError(f"--{setting} {given!r} is none of {', '.join(choices)}")

@@ -28,7 +28,6 @@ _COLUMNS = {
 CODES = {
     "basic": ("113100", "Basic Application Confidentiality Profile"),
     "pixels": ("113101", "Clean Pixel Data Option"),
-    "faces": ("113102", "Clean Recognizable Visual Features Option"),
     "graphics": ("113103", "Clean Graphics Option"),
     "structured": ("113104", "Clean Structured Content Option"),
     "descriptors": ("113105", "Clean Descriptors Option"),
@@ -73,9 +72,9 @@ def _action(row: dict[str, str], options: Options) -> str:
     return chosen[0] if chosen else row["basic"].rpartition("/")[2]
 
 
-def codes(options: Options, *, pixels: bool, faces: bool) -> list[tuple[str, str]]:
+def codes(options: Options, *, pixels: bool) -> list[tuple[str, str]]:
     """Code and meaning of the profile and of every option that holds for an object."""
     words = ["basic", *sorted(options.clean), *sorted(options.retain)]
     words += [options.dates] if options.dates != "remove" else []
-    words += ["pixels"] * pixels + ["faces"] * faces
+    words += ["pixels"] * pixels
     return [CODES[word] for word in words]

@@ -43,6 +43,8 @@ _NRRD_FIELDS = frozenset(
 )
 _SEGMENT = re.compile(r"Segment\d+_(?:Name|LabelValue|Layer|Color|Extent|ID|Tags)$")
 _MOST_BYTES = 8 * 2**30
+HEAD_BYTES = {struct.pack(order + "i", size): size + 4 for order in "<>" for size in _WORDS}
+"""Where voxels begin in a NIfTI file that ``nifti`` wrote, by its first four bytes."""
 
 
 def nifti(path: Path, shown: str) -> tuple[bytes, Counter[str]]:

@@ -60,7 +60,8 @@ def _file(name: str) -> Path | None:
     return path if path is not None and path.exists() else None
 
 
-def _lacking() -> str:
+def lacking() -> str:
+    """What is missing to use it, in a sentence; empty where nothing is."""
     if all(_file(n) is not None for n in _CHECKSUMS):
         return ""
     return "brain-deepbet needs its weights: pip install --no-deps deepbet==1.0.2"
@@ -124,7 +125,7 @@ def brain_mask(
     from scipy import ndimage
     from torch.nn.functional import interpolate
 
-    if sentence := _lacking():
+    if sentence := lacking():
         raise UserError(sentence)
     if not image.is_volume:
         raise UserError("brain-deepbet takes MRI volumes; this is a single picture")
@@ -150,7 +151,7 @@ def brain_mask(
 @model(
     "brain-deepbet",
     card=CARD,
-    available=_lacking,
+    available=lacking,
     shown_by="test_brain_extraction_on_a_real_head",
 )
 def brain_deepbet(*, cache: Path | None = None) -> Encoder:
@@ -161,7 +162,7 @@ def brain_deepbet(*, cache: Path | None = None) -> Encoder:
         identity=digest("brain-deepbet", _CHECKSUMS),
         size=CARD.input_size,
         cache=cache,
-        lacking=_lacking,
+        lacking=lacking,
         levels=(),
         segment=brain_mask,
     )
