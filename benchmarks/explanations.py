@@ -1,17 +1,18 @@
 """Do maps point at a planted cue? Beside Captum and pytorch-grad-cam on the same networks and pictures.
 
-    python benchmarks/explanations.py [--data pneumoniamnist,wbc] [--models ...] [--adapted frozen,tuned]
+    python benchmarks/explanations.py [--data pneumoniamnist,wbc] [--models ...] [--adapted frozen,full,lora]
         [--seeds 3]
 
-Pictures of PneumoniaMNIST (28 pixels) and of white blood cells (120 pixels; both under MEDSPECTRUM_DATA) get
-a class by chance, and those of one class a chequered mark of 5 (17) pixels at a place by chance: nothing but
-the mark tells the classes apart. A predictor learns from 160 pictures; of 6 test pictures with the mark,
-each map of the class's score is asked whether its highest point lies in the mark, and again with the
-network's weights shuffled. Marks, pictures and places differ from seed to seed. The peers get the same module
-and input, and the layers that their documentation names: the last convolution, or the norm before the last
-block's attention (pytorch-grad-cam: pip install --no-deps grad-cam opencv-python-headless ttach, left out
-where it is not there). Each run is added to the result file when it is done, and one that the file holds is
-not done again.
+Pictures of PneumoniaMNIST (28 pixels) and of white blood cells (120 pixels; both under MEDSPECTRUM_DATA)
+get a class by chance, and those of one class a chequered mark of 5 (17) pixels at a place by chance:
+nothing but the mark tells the classes apart. A predictor learns from 160 pictures: a linear probe on frozen
+features, or a network tuned wholly (full) or by low-rank deltas (lora, transformers) in 60 steps of 16
+pictures. Of 6 test pictures with the mark, each map of the class's score is asked whether its highest point
+lies in the mark, and again with the network's weights shuffled. Marks, pictures and places differ from seed
+to seed. The peers get the same module and input, and the layers that their documentation names: the last
+convolution, or the norm before the last block's attention (pytorch-grad-cam: pip install --no-deps grad-cam
+opencv-python-headless ttach, left out where it is not there). Each run is added to the result file when it
+is done, and one that the file holds is not done again.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from measurement import RESULTS, save
 
 SIZE = 112
 LEARNED, JUDGED = 160, 6
+TUNED = {"batch_cases": 16, "least_steps": 60, "most_steps": 60}
 MARKS = {"pneumoniamnist": 5, "wbc": 17}
 HERE = Path(os.environ.get("MEDSPECTRUM_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
@@ -41,7 +43,7 @@ def main() -> None:
     given = argparse.ArgumentParser(description=__doc__)
     given.add_argument("--data", default="pneumoniamnist,wbc")
     given.add_argument("--models", default="efficientnet-lite0,dinov2-s-derived")
-    given.add_argument("--adapted", default="frozen,tuned")
+    given.add_argument("--adapted", default="frozen,full,lora")
     given.add_argument("--seeds", type=int, default=3)
     asked = given.parse_args()
     kept = RESULTS / "explanations.json"
@@ -104,9 +106,8 @@ def one(data: str, model: str, adapted: str, seed: int) -> dict[str, Any]:
     """Hits by method: ours, with shuffled weights, and the peers'."""
     from medspectrum.datasets import load
     from medspectrum.engine.attribution.randomised import randomised
-    from medspectrum.methods.full import full
-    from medspectrum.methods.linear_probe import linear_probe
     from medspectrum.models import resolve
+    from medspectrum.registry import find
     from medspectrum.saliency.checks import marked, pointing
     from medspectrum.saliency.maps import Maps
     from medspectrum.saliency.seen import see
@@ -117,11 +118,8 @@ def one(data: str, model: str, adapted: str, seed: int) -> dict[str, Any]:
         encoder = resolve(model, size=SIZE, cache=Path(place) / "cache")
         task = Classify(["marked", "plain"])
         learned = [c for c in cases if c.split == "train"]
-        predictor: Any = (
-            linear_probe(encoder, learned, task)  # type: ignore[arg-type]
-            if adapted == "frozen"
-            else full(encoder, learned, task, batch_cases=16, least_steps=20, most_steps=20)  # type: ignore[arg-type]
-        )
+        fit = find("method", "linear_probe" if adapted == "frozen" else adapted).thing
+        predictor: Any = fit(encoder, learned, task, **({} if adapted == "frozen" else TUNED))
         test = [c for c in cases if c.split == "test"]
         right = predictor.predict(test).argmax(axis=1) == [task.target(c) for c in test]
         hits: dict[str, list[float]] = {}
@@ -232,8 +230,8 @@ def together(runs: list[dict[str, Any]]) -> dict[str, Any]:
             "accuracy": float(np.mean([r["accuracy"] for r in own])),
             "share": float(np.mean([r["share"] for r in own])),
         }
-        for method in own[0]["hits"]:
-            hits = np.concatenate([r["hits"][method] for r in own])
+        for method in dict.fromkeys(name for r in own for name in r["hits"]):
+            hits = np.concatenate([r["hits"].get(method, []) for r in own])
             found = resampled(
                 lambda w, h=hits: {"hit": h.mean() if w is None else h @ w / w.sum(axis=0)},
                 [str(i) for i in range(len(hits))],

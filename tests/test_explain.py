@@ -24,8 +24,9 @@ from medspectrum.methods.majority import majority
 from medspectrum.methods.prototype import prototype
 from medspectrum.methods.ridge import ridge
 from medspectrum.models import resolve
-from medspectrum.predictor import save_predictor
+from medspectrum.predictor import load_predictor, save_predictor
 from medspectrum.saliency import checks, overlay
+from medspectrum.saliency.at_hand import cheap
 from medspectrum.saliency.maps import Maps
 from medspectrum.saliency.seen import Seen, View, see
 from medspectrum.tasks.classify import Classify
@@ -228,6 +229,21 @@ def test_a_tuned_transformer_is_explained_by_its_attention_too(place, cases):
             assert np.ptp(found) > 0
 
 
+def test_the_report_takes_the_map_that_points_best_in_networks_of_that_kind(place, cases, predictor):
+    from medspectrum.saliency.asked import Asked
+
+    def asked(one):
+        return [Asked(cases[21], "marked", "marked", 0.9, "marked", lambda: see(one, cases[21], 0))]
+
+    encoder = resolve(tiny_encoder(place / "cache"), size=64, cache=place / "cache")
+    tuned = full(encoder, cases[:8], Classify(["marked", "plain"]), least_steps=2, most_steps=2)
+    assert cheap(asked(tuned)) == "hires_cam"
+    assert cheap(asked(load_predictor(predictor, cache=place / "cache").predictor)) == "layer_cam"
+    seen = see(tuned, cases[21], 0)
+    alone = [replace(asked(tuned)[0], see=lambda: seen.by(seen.module, None))]
+    assert cheap(alone) == "integrated_gradients"
+
+
 def test_attention_is_caught_without_changing_the_answer():
     import timm
     import torch
@@ -397,7 +413,6 @@ def test_the_report_of_an_exploration_explains_a_few_test_cases(table, place, tm
 
 
 def test_time_that_is_up_begins_no_further_case(predictor, table, place, tmp_path):
-    from medspectrum.predictor import load_predictor
     from medspectrum.saliency import asked, rows
 
     saved = load_predictor(predictor, cache=place / "cache")
