@@ -1,6 +1,6 @@
 """Does half of the time change the recommendation? Ten runs of explore, each beside one with half the limit.
 
-    python benchmarks/halved_time.py [--minutes 4] [--runs 10] [--share 1/2] [--data MEDSPECTRUM_DATA]
+    python benchmarks/halved_time.py [--minutes 4] [--runs 10] [--sets NAME ...] [--share 1/2] [--data MEDSPECTRUM_DATA]
 
 Public data sets, several seeds each: pneumoniamnist, malaria cells, types of white blood cells, findings of
 chest X-rays. Every run begins with an empty cache, so that embedding is paid for. Two recommendations are the
@@ -23,6 +23,7 @@ import outlining
 from measurement import RESULTS, save
 
 KEPT = RESULTS / "halved_time.json"
+CORES = len(os.sched_getaffinity(0))
 WBC = {"image": "{site}/{id:0>3}_image.png", "label": "wbc_class"}
 SETS: dict[str, tuple[str, dict[str, Any]]] = {
     "pneumoniamnist": ("pneumoniamnist/pneumoniamnist.npz", {}),
@@ -62,17 +63,25 @@ def run(place: Path, name: str, seed: int, minutes: float) -> dict[str, Any]:
     }
 
 
+def told(runs: list[dict[str, Any]]) -> dict[str, str]:
+    """By number of cores, in how many pairs the recommendation was the same."""
+    cores = sorted({r["cores"] for r in runs})
+    each = {n: [r["same"] for r in runs if r["cores"] == n] for n in cores}
+    return {f"{n} cores": f"{sum(same)} of {len(same)}" for n, same in each.items()}
+
+
 def main() -> None:
     ask = argparse.ArgumentParser(description=__doc__)
     ask.add_argument("--data", type=Path, default=Path(os.environ.get("MEDSPECTRUM_DATA", "../shared/data")))
     ask.add_argument("--minutes", type=float, default=4)
     ask.add_argument("--runs", type=int, default=10)
     ask.add_argument("--share", default="1/1", help="which part of the runs is done here")
+    ask.add_argument("--sets", nargs="*", default=list(SETS), choices=list(SETS))
     given = ask.parse_args()
     part, parts = (int(n) for n in given.share.split("/"))
-    asked = [(name, seed) for seed in range(3) for name in SETS if (given.data / SETS[name][0]).exists()]
+    asked = [(name, seed) for seed in range(3) for name in given.sets if (given.data / SETS[name][0]).exists()]
     for name, seed in asked[: given.runs][part - 1 :: parts]:
-        key = {"data": name, "seed": seed, "limit_minutes": given.minutes}
+        key = {"data": name, "seed": seed, "limit_minutes": given.minutes, "cores": CORES}
         runs = outlining.kept_runs(KEPT)
         if any(all(r[k] == v for k, v in key.items()) for r in runs):
             continue
@@ -83,7 +92,7 @@ def main() -> None:
             *outlining.kept_runs(KEPT),
             {**key, "whole": whole, "half": half, "same": same, "score_lost": lost},
         ]
-        save("halved_time", {"wanted": "8 of 10", "same": sum(r["same"] for r in runs), "runs": runs})
+        save("halved_time", {"wanted": "8 of 10", "same": told(runs), "runs": runs})
         print(name, seed, same, whole, half, flush=True)
 
 
