@@ -1,6 +1,6 @@
 """Does half of the time change the recommendation? Ten runs of explore, each beside one with half the limit.
 
-    python benchmarks/halved_time.py [--minutes 4] [--runs 10] [--sets NAME ...] [--share 1/2] [--data MEDSPECTRUM_DATA]
+    python benchmarks/halved_time.py [--minutes 4] [--runs 10] [--sets NAME ...] [--share 1/2] [--data FOLDER]
 
 Public data sets, several seeds each: pneumoniamnist, malaria cells, types of white blood cells, findings of
 chest X-rays. Every run begins with an empty cache, so that embedding is paid for. Two recommendations are the
@@ -79,7 +79,9 @@ def main() -> None:
     ask.add_argument("--sets", nargs="*", default=list(SETS), choices=list(SETS))
     given = ask.parse_args()
     part, parts = (int(n) for n in given.share.split("/"))
-    asked = [(name, seed) for seed in range(3) for name in given.sets if (given.data / SETS[name][0]).exists()]
+    asked = [
+        (name, seed) for seed in range(3) for name in given.sets if (given.data / SETS[name][0]).exists()
+    ]
     for name, seed in asked[: given.runs][part - 1 :: parts]:
         key = {"data": name, "seed": seed, "limit_minutes": given.minutes, "cores": CORES}
         runs = outlining.kept_runs(KEPT)
