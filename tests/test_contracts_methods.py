@@ -22,6 +22,8 @@ def quick(entry):
     """Settings by which the check is quick: a few steps where a network is trained."""
     if entry.facts["trains"] in ("part", "network"):
         return {"least_steps": 2, "most_steps": 2, "batch_cases": 4}
+    if entry.facts.get("private"):
+        return {"epsilon": 1e12}  # a handful of patients is heard through the noise of a promise that is none
     return {}
 
 
@@ -151,7 +153,8 @@ def test_heads_bear_constant_features(name):
     entry, model, task = METHODS[name], Projection(constant=True), Classify(["a", "b"])
     found = check(entry, model, fit(entry, model, cases_of({"a": 4, "b": 4}), task), task, cases_of({"a": 3}))
     np.testing.assert_array_equal(found, np.tile(found[:1], (3, 1)))
-    assert (np.abs(found - 0.5) < (0.3 if name == "knn" else 1e-6)).all()  # among equals one has to vote
+    far = 0.3 if name == "knn" else 1e-3 if entry.facts.get("private") else 1e-6
+    assert (np.abs(found - 0.5) < far).all()  # among equals one has to vote; and there may be a little noise
 
 
 @pytest.mark.parametrize("name", HEADS)

@@ -18,6 +18,7 @@ from medspectrum.predictor import NO_MODEL, save_predictor
 
 JUDGED_BY = ("engine", "methods", "tasks", "metrics", "transforms.py", "augment.py", "trial.py")
 KEEP_STATE_MB = 20.0
+PROMISE = ("epsilon", "delta")  # of a method that is differentially private, with its effort
 JUDGING_SEED = 0  # every trial is judged on the same resamples of the test patients
 
 
@@ -105,7 +106,7 @@ def run_trial(
     with measured() as validating:
         val = predictor.predict(parts.val)
     effort = _effort(model, parts, task, fitting, predicting, reads_features=reads_features)
-    arrays, _ = predictor.state()
+    arrays, own = predictor.state()
     own_level = entry.facts.get("level", "control")
     stored_mb = sum(a.nbytes for a in arrays.values()) / 1e6
     judged = task.score(test, parts.test, seed=JUDGING_SEED)
@@ -128,6 +129,7 @@ def run_trial(
         "licence": model.card.licence if model else entry.facts.get("licence", "Apache-2.0"),
         "commercial_use": (model.card.commercial_use if model else entry.facts.get("commercial_use", True)),
         "level": model.card.level if model else own_level,
+        **({n: own[n] for n in PROMISE} if entry.facts.get("private") else {}),
         "effort": effort,
         "spent_seconds": fitting.wall_seconds + predicting.wall_seconds + validating.wall_seconds,
         **judged,

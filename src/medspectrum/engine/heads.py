@@ -16,8 +16,11 @@ if TYPE_CHECKING:
 SHARPNESS = 10.0
 
 
-def linear(weights: np.ndarray, intercepts: np.ndarray) -> Any:
-    """Features times weights (d, c) plus intercepts (c,); of one column, the other class's logit is 0."""
+def linear(weights: np.ndarray, intercepts: np.ndarray, *, unit_length: bool = False) -> Any:
+    """Features times weights (d, c) plus intercepts (c,); of one column, the other class's logit is 0.
+
+    unit_length: features are brought to length 1 before.
+    """
     import torch
 
     class Linear(torch.nn.Module):
@@ -26,7 +29,8 @@ def linear(weights: np.ndarray, intercepts: np.ndarray) -> Any:
             self.weights, self.intercepts = _fixed(weights), _fixed(intercepts)
 
         def forward(self, rows: torch.Tensor) -> torch.Tensor:
-            logits = rows.double() @ self.weights + self.intercepts
+            own = torch.nn.functional.normalize(rows.double(), dim=1) if unit_length else rows.double()
+            logits = own @ self.weights + self.intercepts
             return torch.cat([torch.zeros_like(logits), logits], 1) if logits.shape[1] == 1 else logits
 
     return Linear()

@@ -15,6 +15,7 @@ from medspectrum.methods._features import case_features
 from medspectrum.methods._probabilities import softmax, spread_to_all
 
 _CHUNK_CASES = 4096
+_OF_HEAD = ("classes", "labelled", "unit_length")  # of a saved state; the rest are the method's settings
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,8 @@ class LinearHead:
 
     weights: (d, c), intercepts: (c,), float64, temperature and scaling of features folded in; c is 1 for
     two labelled classes (the logit of the second), 0 for one, else their number. present: columns of
-    ``classes`` that were labelled. labelled: how many cases were.
+    ``classes`` that were labelled. labelled: how many cases were. unit_length: features are brought to
+    length 1 before.
     """
 
     model: Model
@@ -33,6 +35,7 @@ class LinearHead:
     present: np.ndarray
     labelled: int
     settings: dict[str, Any]
+    unit_length: bool = False
 
     @property
     def trained_parameters(self) -> int:
@@ -46,6 +49,7 @@ class LinearHead:
         found = [np.empty((0, len(self.present)))]
         for first in range(0, len(rows), _CHUNK_CASES):
             some = rows[first : first + _CHUNK_CASES].astype(np.float64)
+            some = unit_rows(some) if self.unit_length else some
             logits = some @ self.weights + self.intercepts
             found.append(softmax(logits) if logits.shape[1] else np.ones((len(some), 1)))
         return spread_to_all(np.concatenate(found), self.present, len(self.classes), self.labelled)
@@ -54,12 +58,18 @@ class LinearHead:
         """The head as torch computes it: features (n, d) -> logits of ``present``."""
         from medspectrum.engine import heads
 
-        return heads.linear(self.weights, self.intercepts)
+        return heads.linear(self.weights, self.intercepts, unit_length=self.unit_length)
 
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """What restore needs."""
         arrays = {"weights": self.weights, "intercepts": self.intercepts, "present": self.present}
-        return arrays, {**self.settings, "classes": list(self.classes), "labelled": self.labelled}
+        told = {"unit_length": True} if self.unit_length else {}
+        return arrays, {**self.settings, **told, "classes": list(self.classes), "labelled": self.labelled}
+
+
+def unit_rows(rows: np.ndarray) -> np.ndarray:
+    """Rows (n, d) of length 1; a row of zeros stays."""
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
 
 
 def only_class(model: Model, given: Labelled, settings: dict[str, Any]) -> LinearHead:
@@ -70,7 +80,7 @@ def only_class(model: Model, given: Labelled, settings: dict[str, Any]) -> Linea
 
 def restore_linear(model: Model, arrays: dict[str, np.ndarray], settings: dict[str, Any]) -> LinearHead:
     """The head as it was saved."""
-    rest = {name: value for name, value in settings.items() if name not in ("classes", "labelled")}
+    rest = {name: value for name, value in settings.items() if name not in _OF_HEAD}
     return LinearHead(
         model,
         tuple(settings["classes"]),
@@ -79,6 +89,7 @@ def restore_linear(model: Model, arrays: dict[str, np.ndarray], settings: dict[s
         np.asarray(arrays["present"]),
         int(settings["labelled"]),
         rest,
+        bool(settings.get("unit_length", False)),
     )
 
 

@@ -222,6 +222,7 @@ def _table(results: Mapping[str, Any], found: Sequence[gather.Group], primary: s
         "low": min(values, default=0.0),
         "high": max(values, default=1.0),
         "grouped": grouped,
+        "private": any(t.get("epsilon") is not None for t in rows),
         "trials": len(trials),
     }
 
