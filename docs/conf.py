@@ -34,7 +34,7 @@ def tables() -> dict[str, str]:
 
     written = {"rows": rows.page(registry.entries("model"))}
     written |= {kind + "s": _table(registry.entries(kind), COLUMNS[kind]) for kind in COLUMNS}
-    return written | {f"settings-{name}": _settings(name) for name in VERBS}
+    return written | {f"settings-{name.replace(' ', '-')}": _settings(name) for name in VERBS}
 
 
 COLUMNS = {

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from operator import attrgetter
 
 import pytest
 
@@ -45,7 +46,7 @@ def test_every_setting_is_explained(name):
 
 def test_verbs_are_python_names():
     for name in VERBS:
-        assert getattr(medspectrum, name) is verb(name)
+        assert attrgetter(name.replace(" ", "."))(medspectrum) is verb(name)
     with pytest.raises(AttributeError):
         medspectrum.nonsense  # noqa: B018 - the access is what is tested
 

@@ -160,7 +160,12 @@ def test_the_pages_hold_examples_of_every_verb():
     text = "\n".join(page.read_text() for page in PAGES)
     for verb in VERBS:
         assert f"$ medspectrum {verb}" in text
-        assert f"settings-{verb}.md" in text or verb in ("models", "methods", "tasks", "datasets")
+        assert f"settings-{verb.replace(' ', '-')}.md" in text or verb in (
+            "models",
+            "methods",
+            "tasks",
+            "datasets",
+        )
     assert sum(len(examples(page)) for page in PAGES) > 20
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 import types
 from typing import TYPE_CHECKING, Any
@@ -41,12 +42,12 @@ class _Package(types.ModuleType):
     """
 
     def __dir__(self) -> list[str]:
-        return ["__version__", *VERBS]
+        return ["__version__", *dict.fromkeys(name.split()[0] for name in VERBS)]
 
 
 def _verb(name: str) -> property:
     def find(package: types.ModuleType) -> Any:  # noqa: ARG001 - a property's getter is given its owner
-        return verb(name)
+        return verb(name) if name in VERBS else importlib.import_module(f"medspectrum.{name}")
 
     def drop(package: types.ModuleType, module: Any) -> None:
         """What the import system hangs on the package under a verb's name is not wanted."""
@@ -55,5 +56,5 @@ def _verb(name: str) -> property:
 
 
 for _name in VERBS:
-    setattr(_Package, _name, _verb(_name))
+    setattr(_Package, _name.split()[0], _verb(_name.split()[0]))
 sys.modules[__name__].__class__ = _Package

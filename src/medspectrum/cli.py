@@ -28,6 +28,9 @@ class Verbs(TyperGroup):
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002 - as above
         """The command of a verb; for the list of verbs only its name and one line."""
+        parts = [name for name in VERBS if name.startswith(f"{cmd_name} ")]
+        if parts:
+            return _Parts(cmd_name, parts)
         if cmd_name not in VERBS:
             near = difflib.get_close_matches(cmd_name, VERBS, n=2)
             hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(VERBS)}."
@@ -35,6 +38,28 @@ class Verbs(TyperGroup):
         if "--help" in sys.argv[1:2] or not sys.argv[1:]:
             return TyperCommand(cmd_name, help=summary(cmd_name), rich_markup_mode=None)
         return command(cmd_name)
+
+
+class _Parts(TyperGroup):
+    """The verbs of two words that share the first."""
+
+    def __init__(self, word: str, parts: list[str]) -> None:
+        super().__init__(name=word, no_args_is_help=True, rich_markup_mode=None)
+        self.parts = {name.split()[1]: name for name in parts}
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - the library's signature
+        """Second words in the order of a user's work."""
+        return list(self.parts)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002 - as above
+        """The command of both words; for the list only its name and one line."""
+        if cmd_name not in self.parts:
+            raise UserError(
+                f"there is no command '{self.name} {cmd_name}'; there are: {', '.join(self.parts)}."
+            )
+        if "--help" in sys.argv[2:3] or not sys.argv[2:]:
+            return TyperCommand(cmd_name, help=summary(self.parts[cmd_name]), rich_markup_mode=None)
+        return command(self.parts[cmd_name])
 
 
 def command(name: str) -> Any:

@@ -40,12 +40,29 @@ def show(verb: str, result: Any) -> None:
         "register": _register,
         "segment": _segment,
         "deidentify": _deidentify,
+        "federate simulate": _federate,
         "doctor": _doctor,
     }
     if verb in printers:
         printers[verb](console, result)
     else:
         _catalogue(console, result)
+
+
+def _federate(console: Any, result: dict[str, Any]) -> None:
+    def score(of: dict[str, Any]) -> str:
+        told = [of[name] for name in ("value", "low", "high")]
+        return "-" if None in told else "{:.3f} [{:.3f}, {:.3f}]".format(*told)
+
+    rows = [
+        {"who": name, "cases": own["cases"], "score": score(own["score"])}
+        for name, own in result["alone"].items()
+    ]
+    learned = result["split"]["train"]["cases"]
+    rows += [{"who": n, "cases": learned, "score": score(result[n])} for n in ("federated", "pooled")]
+    _table(console, rows, {"who": "learned by", "cases": "cases", "score": result["task"]["primary"]})
+    console.print(f"{result['rounds']} round, {result['bytes_sent'] / 1e6:.2f} MB sent")
+    console.print(f"predictor: {result['predictor']}", soft_wrap=True)
 
 
 def _table(console: Any, rows: list[dict[str, Any]], columns: dict[str, str]) -> None:

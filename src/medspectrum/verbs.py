@@ -23,6 +23,7 @@ VERBS = {
     "register": "medspectrum.register",
     "segment": "medspectrum.segment",
     "deidentify": "medspectrum.deidentify",
+    "federate simulate": "medspectrum.federate.simulation",
     "models": "medspectrum.catalogue",
     "methods": "medspectrum.catalogue",
     "tasks": "medspectrum.catalogue",
@@ -32,14 +33,14 @@ VERBS = {
 
 
 def verb(name: str) -> Callable[..., Any]:
-    """The function of that verb."""
-    return getattr(importlib.import_module(VERBS[name]), name)
+    """The function of that verb; of ``GROUP NAME`` the function NAME."""
+    return getattr(importlib.import_module(VERBS[name]), name.split()[-1])
 
 
 def summary(name: str) -> str:
     """First line of a verb's docstring, read from its source, so that ``--help`` imports nothing heavy."""
-    source = Path(__file__).with_name(VERBS[name].rpartition(".")[2] + ".py")
+    source = Path(__file__).parent.joinpath(*VERBS[name].split(".")[1:]).with_suffix(".py")
     for node in ast.parse(source.read_text()).body:
-        if isinstance(node, ast.FunctionDef) and node.name == name:
+        if isinstance(node, ast.FunctionDef) and node.name == name.split()[-1]:
             return (ast.get_docstring(node) or "").split("\n")[0]
     return ""

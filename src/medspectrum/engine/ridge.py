@@ -91,8 +91,10 @@ def ridge(
         kept = -inverse  # I - H = I + rows kept rows.T - q q.T
     fits = LinearFits(w, middle - np.matmul(mean, w))
     q = root[:, 0] / np.sqrt(weights.sum())
-    left = _left_out(rows, kept, q, residual, np.arange(n) if groups is None else groups, n > d)
-    return fits, targets - left / root
+    groups = np.arange(n) if groups is None else groups
+    if len(np.unique(groups)) < 2:
+        return fits, np.full_like(residual, np.nan)
+    return fits, targets - left_out(rows, kept, q, residual, groups, n > d) / root
 
 
 def _weighted_gram(grams: np.ndarray, share: np.ndarray, root: np.ndarray) -> np.ndarray:
@@ -106,18 +108,17 @@ def _weighted_gram(grams: np.ndarray, share: np.ndarray, root: np.ndarray) -> np
     return centred
 
 
-def _left_out(
+def left_out(
     rows: np.ndarray, kept: np.ndarray, q: np.ndarray, residual: np.ndarray, groups: np.ndarray, whole: bool
 ) -> np.ndarray:
     """(m, n, c) scaled residuals of each group under the fit without it.
 
-    I - H is rows @ diag(kept) @ rows.T - q q.T, plus the identity where ``whole``.
+    I - H is rows @ diag(kept) @ rows.T - q q.T, plus the identity where ``whole``. rows: (n, r). kept: (m, r).
+    q: (n,). residual: (m, n, c), of the full fit. Some of the groups of a fit may be given alone.
     """
     left = np.full_like(residual, np.nan)
     order = np.argsort(groups, kind="stable")
     _, start, size = np.unique(groups[order], return_index=True, return_counts=True)
-    if len(start) < 2:
-        return left
     alone = order[start[size == 1]]
     if len(alone):
         rest = np.square(rows[alone]) @ kept.T - np.square(q[alone])[:, None] + float(whole)  # (g, m)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 
@@ -14,17 +16,32 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> float:
-    """The factor on logits (n, c) by which held-out cases get the least weighted log loss.
+    """The factor on logits (n, c) by which held-out cases get the least weighted log loss; see ``drawn_to_one``."""
+    return drawn_to_one(lambda log_factor: log_loss(log_factor, logits, labels, weights))
+
+
+def log_loss(log_factor: float, logits: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> float:
+    """Weighted log loss of logits (n, c) times a factor, given by its logarithm."""
+    of_truth = np.take_along_axis(softmax(np.exp(log_factor) * logits), labels[:, None], axis=1)[:, 0]
+    return float(-(weights * np.log(np.maximum(of_truth, 1e-300))).sum())
+
+
+LOG_FACTORS = (-float(np.log(20)), float(np.log(20)))
+
+
+def drawn_to_one(loss: Callable[[float], float]) -> float:
+    """The factor whose logarithm has the least loss.
 
     Few cases say little: the factor is drawn to 1 as by ten cases more, and stays within 1/20 and 20.
     """
     from scipy.optimize import minimize_scalar
 
-    def loss(log_factor: float) -> float:
-        of_truth = np.take_along_axis(softmax(np.exp(log_factor) * logits), labels[:, None], axis=1)[:, 0]
-        return float(-(weights * np.log(np.maximum(of_truth, 1e-300))).sum() + log_factor**2)
-
-    found = minimize_scalar(loss, bounds=(-np.log(20), np.log(20)), method="bounded", options={"xatol": 1e-4})
+    found = minimize_scalar(
+        lambda log_factor: loss(log_factor) + log_factor**2,
+        bounds=LOG_FACTORS,
+        method="bounded",
+        options={"xatol": 1e-4},
+    )
     return float(np.exp(found.x))
 
 

@@ -27,10 +27,18 @@ def scale_features(
         share = weights[labels == label]
         inner += share @ np.square(some - (share @ some / share.sum()).astype(rows.dtype))
     freedom = max(len(rows) - k, 0)
-    inner /= total
+    return mean, scale_of_moments(squares, inner, total, freedom)
+
+
+def scale_of_moments(squares: np.ndarray, inner: np.ndarray, total: float, freedom: int) -> np.ndarray:
+    """The factor (d,), from weighted sums of squares about the mean and about the classes' means.
+
+    total: of the weights. freedom: cases less classes.
+    """
+    inner = inner / total
     common = (inner.mean() if freedom and inner.mean() > 0 else squares.mean() / total) or 1.0
     variance = (freedom * inner + _PRIOR_CASES * common) / (freedom + _PRIOR_CASES)
     factor = 1.0 / np.sqrt(np.maximum(variance, 1e-12 * common))
     length = float((squares * factor**2).sum() / total)
     factor /= np.sqrt(length) if length > 0 else 1.0
-    return mean, factor
+    return factor

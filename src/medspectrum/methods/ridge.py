@@ -22,7 +22,7 @@ from medspectrum.registry import method
 
 PENALTIES = tuple(10.0 ** (e / 2) for e in range(6, -7, -1))
 DEFAULT_PENALTY = 1.0  # where no patient can be left out
-_LOGIT = 3.0  # a score of 1 is this logit before the temperature: 95 % for two classes
+SHARPNESS = 3.0  # a score of 1 is this logit before the temperature: 95 % for two classes
 
 
 @method("ridge", trains="head", cost=0, restore=restore_linear, needs_model=True)
@@ -64,9 +64,9 @@ def ridge(
     if held.any():
         errors = np.square(left[:, held] - targets[held]).sum(axis=2) @ balance[held]
         best = int(np.argmin(errors))
-        temperature = fit_temperature(_LOGIT * left[best, held], labels[held], balance[held])
-    weights = _LOGIT * temperature * factor[:, None] * fits.weights[best]
-    intercepts = _LOGIT * temperature * fits.intercepts[best] - mean @ weights
+        temperature = fit_temperature(SHARPNESS * left[best, held], labels[held], balance[held])
+    weights = SHARPNESS * temperature * factor[:, None] * fits.weights[best]
+    intercepts = SHARPNESS * temperature * fits.intercepts[best] - mean @ weights
     settings = {"chosen_penalty": float(penalties[best])}
     return LinearHead(model, given.classes, weights, intercepts, given.present, len(cases), settings)
 
