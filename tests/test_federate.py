@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from medspectrum.federate.dealing import dealt, sites_by_centre
 from medspectrum.federate.packet import Holding, Packet, load_packet, save_packet
 from medspectrum.federate.plans import PLANS, in_one_process
 from medspectrum.methods._probabilities import log_loss
+from medspectrum.methods.prototype import prototype
 from medspectrum.methods.ridge import ridge
 from medspectrum.tasks.classify import Classify
 
@@ -31,7 +33,7 @@ class Shown:
         return Features(np.stack([self.rows[i] for i in images]).astype(np.float32))
 
 
-def made(cases=150, width=40, classes=3, patients=60, seed=3):
+def made(cases=150, width=40, classes=3, patients=60, seed=3) -> Any:
     """Overlapping classes of unequal size, several cases of a patient, features far from zero."""
     rng = np.random.default_rng(seed)
     labels = rng.choice(classes, cases, p=np.arange(1, classes + 1) / np.arange(1, classes + 1).sum())
@@ -41,8 +43,10 @@ def made(cases=150, width=40, classes=3, patients=60, seed=3):
     rows += rng.normal(size=(patients, width))[people] * 0.5
     rows[:, 7] = 2.5  # never changes
     names = [f"kind {c}" for c in range(classes)]
+    images: list[Any] = list(range(cases))
     found = [
-        Case(f"c{i}", f"p{people[i]}", {"image": i}, ClassTarget(names[labels[i]])) for i in range(cases)
+        Case(f"c{i}", f"p{people[i]}", {"image": images[i]}, ClassTarget(names[labels[i]]))
+        for i in range(cases)
     ]
     return Shown(rows), found, Classify(names)
 
@@ -52,10 +56,10 @@ def held(model, cases, task):
     return Holding(rows, tuple(task.stratum(c) for c in cases), tuple(c.patient for c in cases), model.key)
 
 
-def learn(holdings, **settings):
+def learn(holdings, method="ridge", **settings):
     sent = []
-    *_, state = in_one_process(PLANS["ridge"], holdings, settings, sent)
-    return PLANS["ridge"].learned(state), sent
+    *_, state = in_one_process(PLANS[method], holdings, settings, sent)
+    return PLANS[method].learned(state), sent
 
 
 @pytest.mark.parametrize(("width", "classes", "sites"), [(40, 3, 3), (40, 2, 4), (400, 3, 3), (40, 5, 12)])
@@ -74,6 +78,33 @@ def test_one_round_equals_central_training(width, classes, sites):
     found = replace(central, weights=arrays["weights"], intercepts=arrays["intercepts"])
     fresh = others[:50]
     assert np.abs(found.predict(fresh) - central.predict(fresh)).max() < 1e-6
+
+
+def test_prototypes_over_sites_are_those_of_all_cases():
+    model, cases, task = made(classes=3)
+    shares = dealt(cases, 4, stratum=task.stratum, seed=1, skew=0.5)
+    for seed in (0, 5):
+        central = prototype(model, cases, task, seed=seed)
+        (arrays, settings), _ = learn(
+            {n: held(model, o, task) for n, o in shares.items()}, "prototype", seed=seed
+        )
+        assert np.abs(arrays["centre"] - central.centre).max() < 1e-6
+        assert np.abs(arrays["directions"] - central.directions).max() < 1e-6
+        assert 0.7 < settings["sharpness"] / central.sharpness < 1.4
+        found = replace(central, centre=arrays["centre"], directions=arrays["directions"])
+        assert np.abs(found.predict(cases) - central.predict(cases)).max() < 1e-6
+        (_, alone), _ = learn({"all": held(model, cases, task)}, "prototype", seed=seed)
+        assert alone["sharpness"] == pytest.approx(central.sharpness, rel=1e-4)
+
+
+def test_a_class_of_one_patient_is_not_held_out_by_prototypes():
+    model, cases, task = made()
+    rare = next(c for c in cases if task.stratum(c) == task.classes[0])
+    cases = [c for c in cases if task.stratum(c) != task.classes[0] and c.patient != rare.patient] + [rare]
+    central = prototype(model, cases, task)
+    (arrays, settings), _ = learn({"all": held(model, cases, task)}, "prototype")
+    assert settings["sharpness"] == pytest.approx(central.sharpness, rel=1e-4)
+    assert np.abs(arrays["directions"] - central.directions).max() < 1e-6
 
 
 def test_a_class_that_one_site_lacks_is_learned_from_the_others():
@@ -258,7 +289,8 @@ def test_both_ways_of_asking_give_the_same_and_bad_settings_one_sentence(simulat
     assert {**there, "cpu_seconds": 0} == {**here, "cpu_seconds": 0}
     assert set(here["alone"]) == {"site1", "site2", "site3", "site4"}
     for wrong, said in (
-        ({"method": "knn"}, "knn cannot be learned over sites; there are: ridge"),
+        ({"method": "knn"}, "knn cannot be learned over sites; there are: ridge, prototype"),
+        ({"method": "prototype", "penalty": 1.0}, "--penalty is for ridge"),
         ({"sites": 1}, "two sites or more"),
         ({"by": "scanner"}, "by is centre or patient"),
         ({"skew": 0.0}, "skew must be above 0"),

@@ -12,6 +12,7 @@ from medspectrum.verbs import VERBS, verb
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from medspectrum import federate as federate
     from medspectrum.agreement import agreement as agreement
     from medspectrum.audit import audit as audit
     from medspectrum.catalogue import datasets as datasets

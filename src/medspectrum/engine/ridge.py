@@ -113,8 +113,8 @@ def left_out(
 ) -> np.ndarray:
     """(m, n, c) scaled residuals of each group under the fit without it.
 
-    I - H is rows @ diag(kept) @ rows.T - q q.T, plus the identity where ``whole``. rows: (n, r). kept: (m, r).
-    q: (n,). residual: (m, n, c), of the full fit. Some of the groups of a fit may be given alone.
+    I - H is rows @ diag(kept) @ rows.T - q q.T, plus the identity where ``whole``. rows: (n, r).
+    kept: (m, r). q: (n,). residual: (m, n, c), of the full fit. Some groups of a fit may be given alone.
     """
     left = np.full_like(residual, np.nan)
     order = np.argsort(groups, kind="stable")

@@ -1,7 +1,7 @@
 """A log loss as a function of the temperature, told by a few numbers so exactly that sums can be searched.
 
-The loss is analytic in the logarithm of the factor, its nearest singularities half a turn off the real line, so
-that its values at Chebyshev nodes give it everywhere in between to rounding (Trefethen, "Approximation Theory
+The loss is analytic in the logarithm of the factor, its nearest singularities half a turn off the real line;
+so its values at Chebyshev nodes give it everywhere in between to rounding (Trefethen, "Approximation Theory
 and Approximation Practice", 2013, chapters 5 and 8).
 """
 

@@ -1,4 +1,4 @@
-"""What travels between server and sites, and what a server keeps between rounds: named arrays and plain facts."""
+"""What travels between server and sites, and what a server keeps: named arrays and plain facts."""
 
 from __future__ import annotations
 

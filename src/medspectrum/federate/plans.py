@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from medspectrum.errors import UserError
-from medspectrum.federate import ridge_plan
+from medspectrum.federate import prototype_plan, ridge_plan
 from medspectrum.federate.packet import Holding, Packet, why_unusable
 
 
@@ -33,7 +33,15 @@ PLANS = {
         ridge_plan.absorb,
         ridge_plan.learned,
         ("statistics",),
-    )
+    ),
+    "prototype": Plan(
+        prototype_plan.begin,
+        prototype_plan.question,
+        prototype_plan.answer,
+        prototype_plan.absorb,
+        prototype_plan.learned,
+        ("sums", "directions"),
+    ),
 }
 
 

@@ -6,12 +6,13 @@ import csv
 import io
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from medspectrum import __version__, registry, store
+from medspectrum.budgets import Split, make_split
 from medspectrum.case import Case, CaseSet, LeftOut, Task
 from medspectrum.errors import UserError
 from medspectrum.progress import Progress, progress_for
@@ -45,13 +46,13 @@ def simulate(
 
     data: folder, table or archive of cases; see ``medspectrum datasets`` for what is understood.
     out: folder for federation.json, messages.csv and the predictor that was learned over the sites.
-    method: what is learned; ridge.
+    method: what is learned: ridge or prototype.
     sites: how many sites; one for each centre, or 3 where patients are dealt, if not given.
     by: centre (where the data name centres, else patients are dealt) or patient (dealt at random).
     skew: deal classes unevenly: concentration of a Dirichlet distribution, e.g. 0.3; evenly where not given.
     model: the encoder at every site.
     size: pixels per side that the model sees; chosen from the images where not given.
-    penalty: of the squared weights; chosen by leaving out one patient at a time where not given.
+    penalty: of the squared weights (ridge); chosen by leaving out one patient at a time where not given.
     seed: where every random choice starts.
     layout: name of the data's layout where it is not recognised by itself.
     image: column(s) with image paths, separated by commas (tables).
@@ -75,6 +76,8 @@ def simulate(
         raise UserError(f"a federation needs two sites or more, not {sites}")
     if skew is not None and not skew > 0:
         raise UserError(f"skew must be above 0, not {skew}")
+    if penalty is not None and method != "ridge":
+        raise UserError(f"--penalty is for ridge, not {method}")
     columns = {
         name: value
         for name, value in {
@@ -87,7 +90,8 @@ def simulate(
     with progress_for(quiet=quiet) as progress:
         found = _prepared(Path(data), layout, columns, model, size, seed, folder, progress)
         shares, dealt_by, note = _shares(found, sites, by, skew, seed)
-        results = _learned(found, shares, method, {"penalty": penalty}, seed, place, progress)
+        given = {"penalty": penalty} if method == "ridge" else {}
+        results = _learned(found, shares, method, given, seed, place, progress)
     results = {
         "format": FORMAT,
         "version": __version__,
@@ -112,12 +116,15 @@ def simulate(
     return results
 
 
+@dataclass(frozen=True)
 class _Prepared:
     """The cases as ``explore`` splits them, with the features of one encoder ready."""
 
-    def __init__(self, task: Task, split: Any, encoder: Any, left_out: list[LeftOut], notes: list[str]):
-        self.task, self.split, self.encoder = task, split, encoder
-        self.left_out, self.notes = left_out, notes
+    task: Task
+    split: Split
+    encoder: Any
+    left_out: list[LeftOut]
+    notes: list[str]
 
 
 def _prepared(
@@ -131,7 +138,6 @@ def _prepared(
     progress: Progress,
 ) -> _Prepared:
     from medspectrum.audit import kept_together
-    from medspectrum.budgets import make_split
     from medspectrum.datasets import load
     from medspectrum.describe import describe_cases, usable
     from medspectrum.embedding import MAGNIFY, without
@@ -201,9 +207,7 @@ def _learned(
     holdings = {name: holding_of(model, cases, task) for name, cases in shares.items()}
     sent: list[Sent] = []
     begun = time.process_time()
-    state, steps = plan.begin(settings), []
-    for state in in_one_process(plan, holdings, settings, sent):
-        steps.append(state.purpose)
+    *earlier, state = in_one_process(plan, holdings, {**settings, "seed": seed}, sent)
     seconds = time.process_time() - begun
     federated = entry.facts["restore"](model, *_in_order(plan.learned(state), task))
     step(1, total)
@@ -240,7 +244,7 @@ def _learned(
         "alone": alone,
         "split": found.split.counts(),
         "rounds": len(plan.rounds),
-        "exchanges": len(steps),
+        "exchanges": len(earlier) + 1,
         "bytes_sent": sum(s.packet.bytes for s in sent),
         "bytes_by_site": {n: sum(s.packet.bytes for s in sent if s.site == n) for n in shares},
         "cpu_seconds": seconds,

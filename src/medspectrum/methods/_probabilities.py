@@ -16,7 +16,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> float:
-    """The factor on logits (n, c) by which held-out cases get the least weighted log loss; see ``drawn_to_one``."""
+    """The factor on logits (n, c) with the least weighted log loss of held-out cases, ``drawn_to_one``."""
     return drawn_to_one(lambda log_factor: log_loss(log_factor, logits, labels, weights))
 
 

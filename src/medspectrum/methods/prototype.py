@@ -22,7 +22,7 @@ from medspectrum.methods._head import Labelled, labelled_cases
 from medspectrum.methods._probabilities import fit_temperature, softmax, spread_to_all
 from medspectrum.registry import method
 
-_SHARPNESS = 5.0  # logit of a cosine of 1 before the temperature
+SHARPNESS = 5.0  # logit of a cosine of 1 before the temperature
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Prototypes:
     def predict(self, cases: Sequence[Case]) -> np.ndarray:
         """(n, k) float64 probabilities."""
         rows = case_features(self.model, cases, width=len(self.centre))
-        logits = self.sharpness * (_unit(rows - self.centre) @ self.directions.T)
+        logits = self.sharpness * (unit(rows - self.centre) @ self.directions.T)
         shares = softmax(logits) if len(self.present) > 1 else np.ones((len(cases), 1))
         return spread_to_all(shares, self.present, len(self.classes), self.labelled)
 
@@ -85,7 +85,7 @@ def prototype(model: Model, cases: Sequence[Case], task: Task, *, seed: int = 0)
     given = labelled_cases(model, cases, task)
     k = len(given.present)
     centre, directions = _means(given.rows, given.labels, np.arange(k))
-    sharpness = _SHARPNESS * _temperature(given, seed)
+    sharpness = SHARPNESS * _temperature(given, seed)
     return Prototypes(model, given.classes, centre, directions, given.present, len(cases), sharpness)
 
 
@@ -93,10 +93,10 @@ def _means(rows: np.ndarray, labels: np.ndarray, which: np.ndarray) -> tuple[np.
     """Centre (d,) and directions (c, d) of the classes ``which``."""
     means = np.stack([rows[labels == c].mean(axis=0, dtype=np.float64) for c in which])
     centre = means.mean(axis=0)
-    return centre, _unit(np.stack([_unit(rows[labels == c] - centre).mean(axis=0) for c in which]))
+    return centre, unit(np.stack([unit(rows[labels == c] - centre).mean(axis=0) for c in which]))
 
 
-def _unit(rows: np.ndarray) -> np.ndarray:
+def unit(rows: np.ndarray) -> np.ndarray:
     """Rows of length 1; a row of zeros stays."""
     length = np.linalg.norm(rows, axis=1, keepdims=True)
     return np.divide(rows, length, out=np.zeros_like(rows), where=length > 1e-12)
@@ -120,7 +120,7 @@ def _temperature(given: Labelled, seed: int) -> float:
             continue
         centre, directions = _means(given.rows[learn], given.labels[learn], which)
         logits[here] = -1e3  # classes that this fold could not learn
-        logits[np.ix_(here, which)] = _SHARPNESS * (_unit(given.rows[here] - centre) @ directions.T)
+        logits[np.ix_(here, which)] = SHARPNESS * (unit(given.rows[here] - centre) @ directions.T)
         held[here] = True
     balance = class_weights(given.labels, k)
     return fit_temperature(logits[held], given.labels[held], balance[held]) if held.any() else 1.0
