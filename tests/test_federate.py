@@ -292,9 +292,29 @@ def test_both_ways_of_asking_give_the_same_and_bad_settings_one_sentence(simulat
         ({"method": "knn"}, "knn cannot be learned over sites; there are: ridge, prototype"),
         ({"method": "prototype", "penalty": 1.0}, "--penalty is for ridge"),
         ({"sites": 1}, "two sites or more"),
+        ({"least_cases": 1000}, "lower --least-cases"),
         ({"by": "scanner"}, "by is centre or patient"),
         ({"skew": 0.0}, "skew must be above 0"),
         ({"skew": 0.3}, "give it with --by patient"),
     ):
         with pytest.raises(UserError, match=said):
             medspectrum.federate.simulate(place / "cases.csv", out=place / "wrong", **settings, **wrong)
+
+
+def test_a_site_says_nothing_of_a_class_of_too_few_cases():
+    from medspectrum.federate.simulation import _spoken_of
+
+    _, cases, task = made(cases=120)
+    names = {k: [c for c in cases if task.stratum(c) == k] for k in task.classes}
+    shares = {
+        "a": names["kind 0"][:9] + names["kind 1"][:10] + names["kind 2"][:20],
+        "b": names["kind 0"][9:10],
+    }
+    kept, notes = _spoken_of(shares, task, 10)
+    assert {k: len(own) for k, own in kept.items()} == {"a": 30}
+    assert {task.stratum(c) for c in kept["a"]} == {"kind 1", "kind 2"}
+    assert notes == [
+        "a says nothing of kind 0: it holds 9 cases",
+        "b says nothing of kind 0: it holds 1 cases",
+    ]
+    assert _spoken_of(shares, task, 1) == (shares, [])

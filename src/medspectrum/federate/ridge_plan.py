@@ -8,7 +8,7 @@
    function of the temperature, as its values at Chebyshev nodes.
 
 Something is learned in step 2 alone. No row of features leaves a site; but the sums of very few cases say
-much about them, so a site may refuse to speak of fewer than ``least_cases`` of a class.
+much about them, and those of one case are its features.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -31,6 +32,7 @@ def simulate(
     model: str = "efficientnet-lite0",
     size: int | None = None,
     penalty: float | None = None,
+    least_cases: int = 1,
     seed: int = 0,
     layout: str | None = None,
     image: str | None = None,
@@ -53,6 +55,7 @@ def simulate(
     model: the encoder at every site.
     size: pixels per side that the model sees; chosen from the images where not given.
     penalty: of the squared weights (ridge); chosen by leaving out one patient at a time where not given.
+    least_cases: a site says nothing of a class of which it holds fewer cases.
     seed: where every random choice starts.
     layout: name of the data's layout where it is not recognised by itself.
     image: column(s) with image paths, separated by commas (tables).
@@ -76,6 +79,8 @@ def simulate(
         raise UserError(f"a federation needs two sites or more, not {sites}")
     if skew is not None and not skew > 0:
         raise UserError(f"skew must be above 0, not {skew}")
+    if least_cases < 1:
+        raise UserError(f"least-cases must be 1 or more, not {least_cases}")
     if penalty is not None and method != "ridge":
         raise UserError(f"--penalty is for ridge, not {method}")
     columns = {
@@ -90,6 +95,8 @@ def simulate(
     with progress_for(quiet=quiet) as progress:
         found = _prepared(Path(data), layout, columns, model, size, seed, folder, progress)
         shares, dealt_by, note = _shares(found, sites, by, skew, seed)
+        shares, withheld = _spoken_of(shares, found.task, least_cases)
+        note += withheld
         given = {"penalty": penalty} if method == "ridge" else {}
         results = _learned(found, shares, method, given, seed, place, progress)
     results = {
@@ -97,7 +104,7 @@ def simulate(
         "version": __version__,
         "data": str(data),
         "method": method,
-        "settings": {"penalty": penalty, "seed": seed, "skew": skew},
+        "settings": {"penalty": penalty, "seed": seed, "skew": skew, "least_cases": least_cases},
         "task": {
             "name": found.task.name,
             "primary": found.task.primary,
@@ -185,6 +192,24 @@ def _shares(
         said = f"{several} patients were seen at several centres; each is with the one of most of its cases"
         return sites_by_centre(train, sites), "centre", [said] if several else []
     return dealt(train, sites or 3, stratum=found.task.stratum, seed=seed, skew=skew), "patient", []
+
+
+def _spoken_of(
+    shares: dict[str, list[Case]], task: Task, least: int
+) -> tuple[dict[str, list[Case]], list[str]]:
+    """The cases that sites speak of, and what they withhold. Raises UserError where too little is left."""
+    kept: dict[str, list[Case]] = {}
+    notes: list[str] = []
+    for name, cases in shares.items():
+        counts = Counter(task.stratum(c) for c in cases)
+        few = sorted(label for label, count in counts.items() if count < least)
+        notes += [f"{name} says nothing of {label}: it holds {counts[label]} cases" for label in few]
+        own = [c for c in cases if task.stratum(c) not in few]
+        if own:
+            kept[name] = own
+    if len({task.stratum(c) for own in kept.values() for c in own}) < 2:
+        raise UserError(f"no two classes are left of which sites hold {least} cases; lower --least-cases")
+    return kept, notes
 
 
 def _learned(
