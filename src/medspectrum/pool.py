@@ -129,7 +129,8 @@ def asked(
     """How unsure predictors are of each case, from 0 to 1, what they say, and where something is outlined.
 
     Of classes: the entropy of their mean probabilities, as a share of the largest there is. Of outlines:
-    one minus the overlap (Dice of all that is outlined, label by label) of two or more predictors.
+    one minus the overlap (Dice of all that is outlined, label by label) of two or more predictors; of one,
+    the overlap with the truth that its own probabilities promise.
     """
     from medspectrum.engine.planes import cut
 
@@ -143,10 +144,11 @@ def asked(
     task = tasks.pop()
     if task not in ("classify", "segment"):
         raise UserError(f"{names[0]} is for the task {task}; uncertainty is known of classify and segment")
-    if task == "segment" and len(saved) < 2:
+    alone: Any = saved[0].predictor
+    if task == "segment" and len(saved) < 2 and not hasattr(alone, "promised"):
         raise UserError(
-            f"{names[0]} outlines without probabilities; give two predictors, separated by commas, and cases "
-            "are chosen by where they disagree"
+            f"{saved[0].facts['method']} outlines without probabilities; give two predictors, separated by "
+            "commas, and cases are chosen by where they disagree"
         )
     thing: Any = registry.find("task", task).thing
     level = thing.level
@@ -157,6 +159,8 @@ def asked(
             if level == "maps":
                 images = [plane for image in images for plane in cut(image).planes]
             one.model.ensure(images, progress.step(f"embedding by {one.facts['model']}"), level=level)
+        if task == "segment" and len(saved) < 2:
+            return _by_itself(alone.promised(cases))
         answers.append(one.predictor.predict(cases))
     if task == "segment":
         return _apart(answers)
@@ -167,6 +171,15 @@ def asked(
         ", ".join(f"{classes[k]} {row[k]:.2f}" for k in np.argsort(-row, kind="stable")[:2]) for row in mean
     )
     return np.clip(unsure, 0, 1), told, None
+
+
+def _by_itself(parts: Sequence[np.ndarray]) -> tuple[np.ndarray, tuple[str, ...], np.ndarray]:
+    """How little a predictor's own probabilities promise of its outlines, case by case."""
+    from medspectrum.engine import promised
+
+    overlaps = [promised.overlap(own) for own in parts]
+    told = tuple(f"promises an overlap of {value:.2f}" for value in overlaps)
+    return 1 - np.array(overlaps), told, np.array([own[1] > 0 for own in parts])
 
 
 def _apart(answers: Sequence[Sequence[LabelMap]]) -> tuple[np.ndarray, tuple[str, ...], np.ndarray]:

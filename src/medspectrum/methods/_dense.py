@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medspectrum.case import Case, LazyImage, Task
-from medspectrum.engine import planes
+from medspectrum.engine import planes, promised
 from medspectrum.errors import UserError
 from medspectrum.labelmap import LabelMap
 
@@ -168,15 +168,26 @@ class PlanePredictor:
         """What restore needs."""
         return dict(self.arrays), {**self.settings, "classes": list(self.classes)}
 
+    def promised(self, cases: Sequence[Case]) -> list[np.ndarray]:
+        """What each case's probabilities say of its outlines; see ``engine.promised.sums``."""
+        return [
+            np.sum([promised.sums(flat.softmax(dim=1)) for flat in self._flat(case)], axis=0)
+            for case in cases
+        ]
+
     def _one(self, case: Case) -> LabelMap:
+        found: list[np.ndarray] = []
+        for flat in self._flat(case):
+            found.extend(flat.argmax(dim=1).to(dtype=_uint8()).numpy())
+        return LabelMap.of(planes.cut(roles(case)[0]).joined(found))
+
+    def _flat(self, case: Case) -> Iterator[torch.Tensor]:
+        """Scores (n, labels, height, width) of the case's planes, some at a time."""
         own = cuts(case)
         images = [tuple(c.planes[i] for c in own) for i in range(len(own[0].planes))]
-        found: list[np.ndarray] = []
         for some in in_batches(images):
             scores = self.scores(maps_of(self.model, some), some)
-            flat = planes.to_plane(scores, own[0].plane, self.model.size[-1])
-            found.extend(flat.argmax(dim=1).to(dtype=_uint8()).numpy())
-        return LabelMap.of(own[0].joined(found))
+            yield planes.to_plane(scores, own[0].plane, self.model.size[-1])
 
 
 def _uint8() -> Any:

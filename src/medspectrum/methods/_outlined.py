@@ -16,7 +16,7 @@ import numpy as np
 
 from medspectrum import augment
 from medspectrum.case import Case, Task
-from medspectrum.engine import patches, planes, pyramid
+from medspectrum.engine import patches, planes, promised, pyramid
 from medspectrum.engine.descend import Order, Rate, descend
 from medspectrum.engine.overlap_loss import overlap_loss
 from medspectrum.engine.precision import quick_training
@@ -94,7 +94,26 @@ class OutlinePredictor:
         """What was trained, by the network's own names, and what was set."""
         return dict(self.arrays), {**self.settings, "classes": list(self.classes)}
 
+    def promised(self, cases: Sequence[Case]) -> list[np.ndarray]:
+        """What each case's probabilities say of its outlines; see ``engine.promised.sums``."""
+        found: list[np.ndarray] = []
+        for case in cases:
+            parts: list[np.ndarray] = []
+            self._run(case, lambda _, flat, own=parts: own.append(promised.sums(flat.softmax(dim=1))))
+            found.append(np.sum(parts, axis=0))
+        return found
+
     def _one(self, case: Case) -> LabelMap:
+        found: dict[int, np.ndarray] = {}
+
+        def keep(first: int, flat: torch.Tensor) -> None:
+            found.update(enumerate(flat.argmax(dim=1).numpy().astype(np.uint8), start=first))
+
+        self._run(case, keep)
+        return LabelMap.of(_dense.cuts(case)[0].joined([found[i] for i in range(len(found))]))
+
+    def _run(self, case: Case, keep: Callable[[int, torch.Tensor], None]) -> None:
+        """Tell ``keep`` the scores (n, labels, height, width) of the planes from a first one on."""
         import torch
 
         side, deep = self.model.size[-1], self.settings.get("slices", 1)
@@ -103,7 +122,6 @@ class OutlinePredictor:
             self._ready.append(_tuned.runner(self.module, shape))
         own = _dense.cuts(case)
         seen = [tuple(c.planes[i] for c in own) for i in range(len(own[0].planes))]
-        found: dict[int, np.ndarray] = {}
         begins = even_starts(len(seen), deep, 0.5) if len(seen) > deep else [0]
         nearest = cores(begins, deep, len(seen))
 
@@ -111,15 +129,13 @@ class OutlinePredictor:
             scores = outputs[0].reshape(deep, -1, *outputs[0].shape[1:])
             first, end = nearest[place]
             mine = np.ascontiguousarray(scores[first - begins[place] : end - begins[place]])
-            flat = planes.to_plane(torch.from_numpy(mine), own[0].plane, side)
-            found.update(enumerate(flat.argmax(dim=1).numpy().astype(np.uint8), start=first))
+            keep(first, planes.to_plane(torch.from_numpy(mine), own[0].plane, side))
 
         jobs = (
             (i, _stack(self.model, [seen[p] for p in stack(begin, deep, len(seen))]))
             for i, begin in enumerate(begins)
         )
         self._ready[0].run(jobs, done)
-        return LabelMap.of(own[0].joined([found[i] for i in range(len(seen))]))
 
 
 def outline(

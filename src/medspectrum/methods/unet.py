@@ -11,7 +11,7 @@ import numpy as np
 
 from medspectrum import augment
 from medspectrum.case import Case, Model, Task
-from medspectrum.engine import patches, unet
+from medspectrum.engine import patches, promised, unet
 from medspectrum.engine.descend import Order, Rate, StepLoss, descend
 from medspectrum.engine.overlap_loss import deep_loss, overlap_loss
 from medspectrum.engine.precision import quick_training
@@ -51,7 +51,25 @@ class UNetPredictor:
         arrays = {n: np.array(p.detach().numpy()) for n, p in self.network.named_parameters()}
         return arrays, {**self.settings, "classes": list(self.classes), "plan": self.plan.settings()}
 
+    def promised(self, cases: Sequence[Case]) -> list[np.ndarray]:
+        """What each case's probabilities say of its outlines, on the network's grid."""
+        import torch
+
+        found = []
+        for case in cases:
+            scores = torch.from_numpy(self._slid(case, "scores")[0])[None]
+            likely = scores if self.settings.get("members", 1) > 1 else scores.softmax(dim=1)
+            found.append(promised.sums(likely))
+        return found
+
     def _one(self, case: Case) -> LabelMap:
+        found, first = self._slid(case, "scores" if self.plan.spacing else "labels")
+        if self.plan.spacing:
+            found = unet.back_on_grid(found, first, self.plan)
+        return LabelMap.of(found if self.plan.axes == 3 else found[None])
+
+    def _slid(self, case: Case, gives: str) -> tuple[np.ndarray, Image]:
+        """Labels or scores on the network's grid, and the case's first image."""
         from medspectrum.engine.window_network import window_network
         from medspectrum.engine.windows import slide
 
@@ -67,11 +85,7 @@ class UNetPredictor:
         given = made[:, 0] if self.plan.axes == 2 else made
         if self.plan.axes == 2 and made.shape[1] != 1:
             raise UserError(f"case {case.id} is a volume; the network was made for pictures")
-        gives = "scores" if self.plan.spacing else "labels"
-        found = slide(self._ready[0], given, roi=self.plan.patch, overlap=OVERLAP, gives=gives)
-        if gives == "scores":
-            found = unet.back_on_grid(found, images[0], self.plan)
-        return LabelMap.of(found if self.plan.axes == 3 else found[None])
+        return slide(self._ready[0], given, roi=self.plan.patch, overlap=OVERLAP, gives=gives), images[0]
 
 
 def _restore(_model: Model | None, arrays: dict[str, np.ndarray], settings: dict[str, Any]) -> UNetPredictor:
