@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from medspectrum.deidentify import deidentify as deidentify
     from medspectrum.describe import describe as describe
     from medspectrum.doctor import doctor as doctor
+    from medspectrum.encrypted import encrypted as encrypted
     from medspectrum.evaluate import evaluate as evaluate
     from medspectrum.evaluate import predict as predict
     from medspectrum.explain import explain as explain

@@ -41,6 +41,7 @@ def show(verb: str, result: Any) -> None:
         "segment": _segment,
         "deidentify": _deidentify,
         "federate simulate": _federate,
+        "encrypted": _encrypted,
         "doctor": _doctor,
     }
     if verb in printers:
@@ -367,6 +368,13 @@ def _segment(console: Any, result: dict[str, Any]) -> None:
         )
     )
     _left_out(console, result)
+
+
+def _encrypted(console: Any, result: dict[str, Any]) -> None:
+    cases = f" for {result['cases']} cases" if result["cases"] else ""
+    console.print(f"{result['step']}: {result['out']}, {result['bytes'] / 1e6:.3g} MB{cases}", soft_wrap=True)
+    for lost in result["left_out"]:
+        console.print(f"left out: {lost['source']}: {lost['reason']}", soft_wrap=True, markup=False)
 
 
 def _deidentify(console: Any, result: dict[str, Any]) -> None:

@@ -24,6 +24,7 @@ VERBS = {
     "segment": "medspectrum.segment",
     "deidentify": "medspectrum.deidentify",
     "federate simulate": "medspectrum.federate.simulation",
+    "encrypted": "medspectrum.encrypted",
     "models": "medspectrum.catalogue",
     "methods": "medspectrum.catalogue",
     "tasks": "medspectrum.catalogue",
