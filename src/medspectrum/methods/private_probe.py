@@ -61,7 +61,7 @@ def private_probe(
     epsilon: float = 3.0,
     delta: float = 1e-5,
     clip: float = 0.2,
-    steps: int = 100,
+    steps: int = 400,
     learning_rate: float = 16.0,
 ) -> LinearHead:
     """Logistic regression on frozen features by noisy gradients: (epsilon, delta) holds for each patient.
