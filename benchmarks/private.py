@@ -4,9 +4,10 @@
 
 For each encoder and epsilon (delta 1e-5) so many heads, each with its own noise, learned from the 4708
 training cases and judged on the test cases; epsilon 1e12 promises nothing and shows what the noise costs.
-Means over all noises, with the range in which 95 % of means over as many noises lie; and what 95 % of
-resampled test patients give for the first noise. Settings are the usual ones, which were found on malaria
-cells; test scores of two earlier ones were seen, and said that more steps should be tried there. Finished heads are kept in ``--kept``.
+Means over all noises with the 95 % interval of the mean; and what 95 % of resampled test patients give for
+the first noise. Settings are the usual ones, which were found on malaria cells; test scores of two earlier
+ones were seen, and said that more steps should be tried there. Finished heads are kept in ``--kept``, which
+has to be emptied where the method changes.
 """
 
 from __future__ import annotations
