@@ -129,8 +129,8 @@ def test_patients_and_duplicates_on_both_sides_of_a_split(tmp_path):
     duplicates = [leak for leak in facts["split_leaks"] if leak["kind"] == "duplicate"]
     assert [leak["cases"] for leak in duplicates] == [["0.png", "6.png"]]
     assert facts["split_leak_count"] == 2
-    assert "1 patients stand in more than one part of the given split" in facts["warnings"]
-    assert "1 groups of duplicates stand in more than one part of the given split" in facts["warnings"]
+    assert "1 patient stands in more than one part of the given split" in facts["warnings"]
+    assert "1 group of duplicates stands in more than one part of the given split" in facts["warnings"]
 
 
 def test_nan_is_told(tmp_path):

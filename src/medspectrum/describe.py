@@ -315,32 +315,40 @@ def _warnings(facts: Mapping[str, Any], seen: Scan) -> list[str]:
     if facts["patients"] == 1 and cases > 1:
         said.append("all cases are of one patient, so nothing can be tested on another")
     if facts["unreadable"]:
-        said.append(f"{len(facts['unreadable'])} files cannot be used")
+        said.append(_some(len(facts["unreadable"]), "file cannot", "files cannot") + " be used")
     if facts["constant"]:
-        said.append(f"{facts['constant']} images show one value only (blank)")
+        said.append(_some(facts["constant"], "image shows", "images show") + " one value only (blank)")
     twice = facts["duplicates"]
     if twice["exact_groups"]:
-        said.append(f"{twice['exact_groups']} groups of cases have equal pixels")
+        said.append(
+            _some(twice["exact_groups"], "group of cases has", "groups of cases have") + " equal pixels"
+        )
     if twice["near_pairs"]:
         kinds = Counter(twice["kinds"])
         words = ", ".join(f"{kind} {count}" for kind, count in kinds.items())
-        said.append(f"{twice['near_pairs']} pairs of cases show nearly the same picture ({words})")
+        pairs = _some(twice["near_pairs"], "pair of cases shows", "pairs of cases show")
+        said.append(f"{pairs} nearly the same picture ({words})")
     if not twice["complete"]:
         said.append("so many images are alike that not all duplicates are listed")
     said += twice["unsearched"]
     by_kind = Counter(leak["kind"] for leak in facts["split_leaks"])
-    if by_kind["patient"]:
-        said.append(f"{by_kind['patient']} patients stand in more than one part of the given split")
-    if by_kind["duplicate"]:
-        said.append(
-            f"{by_kind['duplicate']} groups of duplicates stand in more than one part of the given split"
-        )
+    crossing = {
+        "patient": ("patient stands", "patients stand"),
+        "duplicate": ("group of duplicates stands", "groups of duplicates stand"),
+    }
+    for kind, (one, more) in crossing.items():
+        if by_kind[kind]:
+            said.append(f"{_some(by_kind[kind], one, more)} in more than one part of the given split")
     for words, count in seen.remarks.most_common(10):
         first = seen.remarked_first.get(words, "")
         said.append(
             f"{first}: {words}" if count == 1 and first else f"{count} images: {words}; first {first}"
         )
     return said
+
+
+def _some(count: int, one: str, more: str) -> str:
+    return f"{count} {one if count == 1 else more}"
 
 
 def describe_text(facts: Mapping[str, Any]) -> RenderableType:
