@@ -73,7 +73,7 @@ def _settings(name: str) -> str:
     lines = []
     for parameter in inspect.signature(function).parameters.values():
         option = parameter.kind is parameter.KEYWORD_ONLY
-        shown = f"--{parameter.name.replace('_', '-')}" if option else parameter.name.upper()
+        shown = f"--{parameter.name.rstrip('_').replace('_', '-')}" if option else parameter.name.upper()
         default = parameter.default
         given = "" if default in (inspect.Parameter.empty, None, "", False) else f" (default {default})"
         lines += [f"`{shown}`", f": {told.get(parameter.name, '').rstrip('.')}{given}.", ""]

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from medspectrum.register import register as register
     from medspectrum.segment import segment as segment
     from medspectrum.suggest import suggest as suggest
+    from medspectrum.synthesise import synthesise as synthesise
 
 
 class _Package(types.ModuleType):

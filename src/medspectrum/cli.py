@@ -75,9 +75,11 @@ def _callback(name: str, function: Callable[..., Any]) -> Callable[..., None]:
     parameters = []
     for p in signature.parameters.values():
         kind = typer.Option if p.kind is p.KEYWORD_ONLY else typer.Argument
+        # a name that Python keeps for itself ends in a stroke there, and not here
+        named = (f"--{p.name[:-1]}",) if p.name.endswith("_") else ()
         parameters.append(
             p.replace(
-                annotation=Annotated[p.annotation, kind(help=told.get(p.name, ""))],
+                annotation=Annotated[p.annotation, kind(*named, help=told.get(p.name, ""))],
                 kind=p.POSITIONAL_OR_KEYWORD,
             )
         )

@@ -42,6 +42,7 @@ def show(verb: str, result: Any) -> None:
         "deidentify": _deidentify,
         "federate simulate": _federate,
         "encrypted": _encrypted,
+        "synthesise": _synthesise,
         "doctor": _doctor,
     }
     if verb in printers:
@@ -131,6 +132,28 @@ def _describe(console: Any, facts: dict[str, Any]) -> None:
     from medspectrum.describe import describe_text
 
     console.print(describe_text(facts))
+
+
+def _synthesise(console: Any, result: dict[str, Any]) -> None:
+    """How many were made, the verdict on copies, and what they add to the fewest and the most labels."""
+    made = ", ".join(f"{count} of {name}" for name, count in result["made"].items())
+    console.print(f"{made}; generator: {result['generator']['kind']}, {result['generator']['steps']} steps")
+    memory = result["memorisation"]
+    if memory["passed"] is None:
+        console.print(f"not audited for copies: {memory['why']}")
+    else:
+        console.print("no sign of copies" if memory["passed"] else "training cases are copied")
+    rows = [
+        {
+            "labels": row["budget"],
+            "real only": row["arms"]["real"]["auc"]["value"],
+            **row["over_real"]["synthetic"]["auc"],
+        }
+        for row in result["gain"]["budgets"]
+    ]
+    titles = {"labels": "labels per class", "real only": "AUC", "value": "gain", "low": "low", "high": "high"}
+    _table(console, rows, titles)
+    console.print(f"report: {result['report']}")
 
 
 def _agreement(console: Any, result: dict[str, Any]) -> None:

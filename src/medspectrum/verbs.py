@@ -25,6 +25,7 @@ VERBS = {
     "deidentify": "medspectrum.deidentify",
     "federate simulate": "medspectrum.federate.simulation",
     "encrypted": "medspectrum.encrypted",
+    "synthesise": "medspectrum.synthesise",
     "models": "medspectrum.catalogue",
     "methods": "medspectrum.catalogue",
     "tasks": "medspectrum.catalogue",
