@@ -184,7 +184,7 @@ def test_pictures_labels_and_audit_are_written(run):
     assert [r["class"] for r in rows] == ["fine"] * 3
     assert {r["split"] for r in rows} == {"train"}
     again = load(out / "labels.csv")
-    assert [c.asked(ClassTarget).label for c in again.cases] == ["fine"] * 3
+    assert [t.label for c in again.cases if (t := c.asked(ClassTarget))] == ["fine"] * 3
     assert next(iter(again.cases[0].images.values())).load().array.shape == (1, 1, 28, 28)
     assert found["gain"]["test"]["cases"] == found["data"]["split"]["test"]["cases"]
     assert found["memorisation"]["held_out"] == found["data"]["split"]["val"]["cases"]
@@ -247,3 +247,36 @@ def test_the_middle_square_is_taken():
     assert made.shape == (3, 28, 28)
     assert (made[:, :, :14] == 100).all()
     assert (made[:, :, 14:] == 200).all()
+
+
+def test_explore_learns_from_made_pictures_and_judges_on_none(run, tmp_path):
+    folder, settings, _ = run
+    given = {k: settings[k] for k in ("models", "cache", "patient_pattern", "quiet")}
+    given |= {"methods": "ridge", "budgets": "5,full", "draws": 1, "explained": 0, "size": 32}
+    plain = medspectrum.explore(folder / "scans", out=tmp_path / "plain", **given)
+    more = medspectrum.explore(
+        folder / "scans", out=tmp_path / "more", synthetic=str(folder / "out"), **given
+    )
+    assert more["split"] == plain["split"]
+    count = plain["split"]["train"]["cases"]
+    for without, with_made in zip(plain["trials"], more["trials"], strict=True):
+        assert with_made["labels"] == without["labels"]
+        assert "synthetic" not in without
+        assert with_made["synthetic"] == 3
+        assert with_made["id"] != without["id"]
+    assert max(t["labels"] for t in more["trials"]) == count
+    assert any("3 made pictures" in note for note in more["notes"])
+
+
+def test_explore_refuses_pictures_whose_generator_knew_the_judges(run, tmp_path):
+    folder, settings, _ = run
+    with pytest.raises(UserError, match=r"its generator learned from .* of the validation and test cases"):
+        medspectrum.explore(
+            folder / "scans", out=tmp_path, synthetic=str(folder / "out"), seed=1, methods="majority",
+            patient_pattern=PATTERN, cache=settings["cache"], quiet=True,
+        )  # fmt: skip
+    with pytest.raises(UserError, match=r"holds no labels\.csv"):
+        medspectrum.explore(
+            folder / "scans", out=tmp_path, synthetic=str(tmp_path), methods="majority",
+            patient_pattern=PATTERN, cache=settings["cache"], quiet=True,
+        )  # fmt: skip

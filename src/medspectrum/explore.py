@@ -25,6 +25,7 @@ from medspectrum.progress import Progress, progress_for
 from medspectrum.runner import Runner, run_here, run_on_dask
 from medspectrum.schedule import Dropped, run_schedule
 from medspectrum.spent import Spent
+from medspectrum.synthetic import added, synthetic_cases
 from medspectrum.trial import Trial
 
 FORMAT = 1
@@ -52,6 +53,7 @@ def explore(
     allow_leak: bool = False,
     accept: str = "",
     explained: int = 4,
+    synthetic: str | None = None,
     image: str | None = None,
     label: str | None = None,
     patient: str | None = None,
@@ -84,6 +86,7 @@ def explore(
     allow_leak: accept a given split in which patients stand on several sides.
     accept: names of the audit's findings, separated by commas, that are known and accepted; see ``audit``.
     explained: test cases whose answers the report explains, in seconds of processor time; 0 for none.
+    synthetic: folder that ``synthesise`` wrote to: its pictures are added to training sets alone (classify).
     image: column(s) with image paths, separated by commas (tables).
     label: column with the class (tables).
     patient: column with the patient (tables).
@@ -205,6 +208,15 @@ def _explore(
     if budgets != plan.budgets:
         notes.append(f"nothing is learned from labels in the task {plan.task}: only the full budget is tried")
     chain = nested_budgets(split.train, budgets, draws=plan.draws, seed=plan.seed, stratum=task.stratum)
+    if plan.synthetic is not None and plan.task == "classify":
+        made, told = synthetic_cases(Path(plan.synthetic), task, split, folder)
+        failed = embed(
+            encoders, [i for c in made for i in task.seen(c)], task.level, progress, spent, skipped
+        )
+        lost = {f.source for f in failed}
+        left_out.extend(failed)
+        chain = added(chain, [c for c in made if not any(i.source in lost for i in task.seen(c))], task)
+        notes.append(told)
     runner = Runner(
         split, {(b.name, b.draw): b for b in chain}, task, folder, plan.threads or os.cpu_count() or 1
     )

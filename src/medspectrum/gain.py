@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from medspectrum.budgets import Budget
-from medspectrum.case import Case, Task
+from medspectrum.case import Case
 from medspectrum.metrics.bootstrap import patient_weights
 from medspectrum.metrics.classification import auc, balanced_accuracy, long_tail, some_classes
+from medspectrum.tasks.classify import Classify
 
 ARMS = ("real", "oversampled", "mixup", "synthetic")
 """Real cases alone; rare classes repeated; real cases mixed in feature space; real and made ones."""
@@ -24,7 +25,7 @@ Rows = tuple[np.ndarray, np.ndarray, np.ndarray]
 def gain(
     budgets: Sequence[Budget],
     test: Sequence[Case],
-    task: Task,
+    task: Classify,
     rows_of: Callable[[Sequence[Case]], np.ndarray],
     made: np.ndarray,
     made_labels: np.ndarray,

@@ -35,6 +35,7 @@ class Plan:
     allow_leak: bool = False
     accept: tuple[str, ...] = ()
     explained: int = 4
+    synthetic: str | None = None
     image: str | None = None
     label: str | None = None
     patient: str | None = None

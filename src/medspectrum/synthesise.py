@@ -26,12 +26,11 @@ from medspectrum.outcome import plain, write_left_out
 from medspectrum.plan import Plan
 from medspectrum.pool import seeing
 from medspectrum.progress import Progress, progress_for
+from medspectrum.synthetic import TRAINED_ON
 from medspectrum.tasks.classify import Classify
 
 SMALLEST, LARGEST = 28, 64
 """Pixels per side of what is made."""
-TRAINED_ON = "generator/trained_on.json"
-"""Digests of the pictures that were learned from: whoever adds made ones to a training looks here first."""
 FEWEST_HELD = 20
 """Held-out cases below which what is usual cannot be told."""
 AUDITED = 1000

@@ -15,6 +15,7 @@ from medspectrum import registry, store
 from medspectrum.case import Case, Model, Predictor, Task
 from medspectrum.engine.effort import Effort, measured
 from medspectrum.predictor import NO_MODEL, save_predictor
+from medspectrum.synthetic import is_real
 
 JUDGED_BY = ("engine", "methods", "tasks", "metrics", "transforms.py", "augment.py", "trial.py")
 KEEP_STATE_MB = 20.0
@@ -110,6 +111,7 @@ def run_trial(
     own_level = entry.facts.get("level", "control")
     stored_mb = sum(a.nbytes for a in arrays.values()) / 1e6
     judged = task.score(test, parts.test, seed=JUDGING_SEED)
+    real = sum(map(is_real, parts.labelled))
     record = {
         "id": identity,
         "model": trial.model,
@@ -119,7 +121,8 @@ def run_trial(
         "budget": trial.budget,
         "draw": trial.draw,
         "seed": trial.seed,
-        "labels": len(parts.labelled) if entry.facts.get("uses_labels", True) else 0,
+        "labels": real if entry.facts.get("uses_labels", True) else 0,
+        **({"synthetic": len(parts.labelled) - real} if real < len(parts.labelled) else {}),
         "trained_parameters": int(predictor.trained_parameters),
         "cpu_seconds": sum(step["cpu_seconds"] for step in effort.values()),
         "wall_seconds": sum(step["wall_seconds"] for step in effort.values()),
