@@ -13,10 +13,11 @@ import pytest
 
 import medspectrum
 from made_cases import PATTERN, make_folder, words
+from made_pipeline import SIDE, made_pipeline
 from medspectrum.budgets import Budget
 from medspectrum.case import Case, ClassTarget
 from medspectrum.datasets import load
-from medspectrum.engine import descend, diffusion
+from medspectrum.engine import descend, diffusion, pipeline_folder
 from medspectrum.engine.gan import changed, largest_singular
 from medspectrum.engine.generating import learn
 from medspectrum.errors import UserError
@@ -280,3 +281,40 @@ def test_explore_refuses_pictures_whose_generator_knew_the_judges(run, tmp_path)
             folder / "scans", out=tmp_path, synthetic=str(tmp_path), methods="majority",
             patient_pattern=PATTERN, cache=settings["cache"], quiet=True,
         )  # fmt: skip
+
+
+def test_a_published_latent_diffusion_draws_what_it_is_told(run, tmp_path):
+    folder, settings, _ = run
+    model = made_pipeline(tmp_path / "model")
+    told = {"guidance": 2.0, "steps": 2, "seed": 0}
+    one = pipeline_folder.draw(model, ["effusion", "effusion", "normal"], **told)
+    assert one.shape == (3, 3, SIDE, SIDE)
+    np.testing.assert_array_equal(
+        one, pipeline_folder.draw(model, ["effusion", "effusion", "normal"], **told)
+    )
+    assert not np.array_equal(one[0], one[1])
+    other = pipeline_folder.draw(model, ["normal", "effusion", "normal"], **told)
+    assert not np.array_equal(one[0], other[0])  # the text is heard
+    np.testing.assert_array_equal(one[1:], other[1:])
+    given = {**settings, "kind": "diffusion", "steps": 2, "out": tmp_path / "out", "budgets": "full"}
+    found = medspectrum.synthesise(
+        folder / "scans", class_="fine", model=model, prompt="a {class} grain", **given
+    )
+    assert found["generator"]["prompts"] == ["a fine grain"]
+    assert found["size"] == [1, SIDE, SIDE]  # the data are grey
+    assert not (tmp_path / "out/generator").exists()
+    assert len(list((tmp_path / "out/images").iterdir())) == 3
+
+
+def test_a_folder_that_is_no_such_model_is_one_sentence(run, tmp_path):
+    folder, settings, _ = run
+    given = {**settings, "out": tmp_path / "out"}
+    with pytest.raises(UserError, match=r"holds no model_index\.json"):
+        medspectrum.synthesise(folder / "scans", model=tmp_path, **given)
+    (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+    with pytest.raises(UserError, match="is a FluxPipeline; models of the layout StableDiffusionPipeline"):
+        medspectrum.synthesise(folder / "scans", model=tmp_path, **given)
+    model = made_pipeline(tmp_path / "model")
+    (model / "unet" / "config.json").unlink()
+    with pytest.raises(UserError, match="cannot be loaded"):
+        pipeline_folder.draw(model, ["a"], guidance=1.0, steps=1, seed=0)

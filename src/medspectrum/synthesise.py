@@ -17,7 +17,7 @@ from medspectrum import __version__, store
 from medspectrum.audit import kept_together
 from medspectrum.budgets import Split, label_of, make_split, nested_budgets, parse_budgets
 from medspectrum.case import Case, CaseSet, LazyImage, LeftOut
-from medspectrum.engine import generating
+from medspectrum.engine import generating, pipeline_folder
 from medspectrum.errors import UserError
 from medspectrum.gain import gain
 from medspectrum.image import Image
@@ -31,6 +31,9 @@ from medspectrum.tasks.classify import Classify
 
 SMALLEST, LARGEST = 28, 64
 """Pixels per side of what is made."""
+LARGEST_AUDITED = 256
+"""Pixels per side at which pictures of a published model are compared with real ones."""
+DRAWN_IN = 50
 FEWEST_HELD = 20
 """Held-out cases below which what is usual cannot be told."""
 AUDITED = 1000
@@ -44,6 +47,8 @@ def synthesise(
     n: int,
     out: Path,
     kind: str = "diffusion",
+    model: Path | None = None,
+    prompt: str = "{class}",
     minutes: float = 10.0,
     steps: int | None = None,
     guidance: float = 2.0,
@@ -71,7 +76,9 @@ def synthesise(
     out: folder for images, labels.csv, audit.json, report.html and the generator.
     kind: of generator: diffusion or gan.
     minutes: of training, turned into steps by the speed measured here when it begins.
-    steps: of training, in place of minutes: the same everywhere.
+    model: folder of a published latent diffusion in diffusers' layout (RoentGen); nothing is trained then.
+    prompt: what such a model is told to draw; {class} stands for the class.
+    steps: of training, in place of minutes: the same everywhere; with a model, of drawing (50 by itself).
     guidance: how closely a diffusion keeps to the class; 1 as learned, more is less varied.
     size: pixels per side, 28, 32, 40, 48, 56 or 64; chosen from the images where not given.
     models: encoder that pictures are judged by; the smallest real one that fits and is here, where empty.
@@ -97,6 +104,8 @@ def synthesise(
         raise UserError(f"n is {n}; make one picture at least")
     if minutes <= 0 or (steps is not None and steps < 1):
         raise UserError("minutes and steps must be above 0; a generator that learned nothing makes noise")
+    if model is not None:
+        pipeline_folder.check(Path(model))
     asked = parse_budgets(budgets)
     started = time.monotonic()
     plan = Plan(
@@ -111,32 +120,20 @@ def synthesise(
         parts = make_split(cases, seed=seed, allow_leak=allow_leak)
         left_out.extend(parts.left_out)
         wanted = _wanted(class_, task, parts)
-        side, channels = _shape(parts.train, size)
-        pictures = {p: _pictures(getattr(parts, p), side, channels) for p in ("train", "val", "test")}
         labels = np.array([task.target(c) for c in parts.train])
-        step = progress.step(f"training the {kind}")
-        begun = time.process_time()
-        generator = generating.learn(
-            kind,
-            pictures["train"].astype(np.float32) / 127.5 - 1,
-            labels,
-            len(task.classes),
-            out / "generator",
-            seconds=60 * minutes,
-            steps=steps,
-            guidance=guidance,
-            seed=seed,
-            progress=lambda _, done, total: step(done, total),
-        )
-        trained = time.process_time() - begun
-        seen_by = [next(iter(c.images.values())).key() for c in parts.train]
-        store.write_json(out / TRAINED_ON, sorted(seen_by))
-        step = progress.step("making pictures")
         made_labels = np.repeat([task.classes.index(c) for c in wanted], n)
-        made = np.rint((generator.sample(made_labels, seed) + 1) * 127.5).astype(np.uint8)
-        step(1, 1)
+        if model is not None:
+            prompts = [prompt.replace("{class}", task.classes[i]) for i in made_labels]
+            made, generator = _drawn(Path(model), prompts, parts, guidance, steps, seed, progress)
+        else:
+            made, generator = _learned(
+                kind, parts, labels, task, made_labels, out, minutes, steps, guidance, size, seed, progress
+            )
+        channels, side = made.shape[1], min(LARGEST_AUDITED, *made.shape[2:])
+        pictures = {p: _pictures(getattr(parts, p), side, channels) for p in ("train", "val", "test")}
         names = _write_pictures(out, made, [task.classes[i] for i in made_labels])
         see, encoder = _seeing(models, parts, facts, pictures, folder, progress)
+        made = np.stack([squared(held_picture(p), side, channels) for p in made])
         rows = see("synthetic", made)
         results = {
             "format": 1,
@@ -144,16 +141,8 @@ def synthesise(
             "data": {"path": str(data), "name": case_set.name, "split": parts.counts()},
             "classes": list(task.classes),
             "made": dict.fromkeys(wanted, n),
-            "size": [channels, side, side],
-            "generator": {
-                "kind": kind,
-                "steps": generator.steps,
-                "parameters": generator.parameters,
-                "bf16": generator.bf16,
-                "guidance": guidance if kind == "diffusion" else None,
-                "cpu_seconds": trained,
-                "saw": f"all {len(parts.train)} training cases, no validation or test case",
-            },
+            "size": list(made.shape[1:]),
+            "generator": generator,
             "seed": seed,
             "encoder": {"name": encoder.card.name, "size": list(encoder.size)},
             "memorisation": _memorisation(parts, see, rows, names, pictures, made),
@@ -188,6 +177,81 @@ def synthesise(
             made_classes=[task.classes[i] for i in made_labels],
         )
     return results
+
+
+def _learned(
+    kind: str,
+    parts: Split,
+    labels: np.ndarray,
+    task: Classify,
+    made_labels: np.ndarray,
+    out: Path,
+    minutes: float,
+    steps: int | None,
+    guidance: float,
+    size: int | None,
+    seed: int,
+    progress: Progress,
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Pictures (n, C, side, side) uint8 of a generator trained here, and what it is."""
+    side, channels = _shape(parts.train, size)
+    step = progress.step(f"training the {kind}")
+    begun = time.process_time()
+    generator = generating.learn(
+        kind,
+        _pictures(parts.train, side, channels).astype(np.float32) / 127.5 - 1,
+        labels,
+        len(task.classes),
+        out / "generator",
+        seconds=60 * minutes,
+        steps=steps,
+        guidance=guidance,
+        seed=seed,
+        progress=lambda _, done, total: step(done, total),
+    )
+    trained = time.process_time() - begun
+    seen_by = [next(iter(c.images.values())).key() for c in parts.train]
+    store.write_json(out / TRAINED_ON, sorted(seen_by))
+    step = progress.step("making pictures")
+    made = np.rint((generator.sample(made_labels, seed) + 1) * 127.5).astype(np.uint8)
+    step(1, 1)
+    return made, {
+        "kind": kind,
+        "steps": generator.steps,
+        "parameters": generator.parameters,
+        "bf16": generator.bf16,
+        "guidance": guidance if kind == "diffusion" else None,
+        "cpu_seconds": trained,
+        "saw": f"all {len(parts.train)} training cases, no validation or test case",
+    }
+
+
+def _drawn(
+    model: Path,
+    prompts: Sequence[str],
+    parts: Split,
+    guidance: float,
+    steps: int | None,
+    seed: int,
+    progress: Progress,
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Pictures (n, C, height, width) uint8 of a published model, grey where the data are, and what it is."""
+    from medspectrum.transforms import with_channels
+
+    begun, steps = time.process_time(), steps or DRAWN_IN
+    made = pipeline_folder.draw(
+        model, prompts, guidance=guidance, steps=steps, seed=seed, progress=progress.step("drawing pictures")
+    )
+    channels = _channels([next(iter(c.images.values())).load() for c in parts.train[:32]])
+    return np.stack([with_channels(p, channels) for p in made]), {
+        "kind": "published",
+        "model": model.name,
+        "prompts": list(dict.fromkeys(prompts)),
+        "steps": steps,
+        "guidance": guidance,
+        "cpu_seconds": time.process_time() - begun,
+        "saw": "what its makers say: whether test cases are among it is not known here",
+    }
 
 
 def _cases(
@@ -232,8 +296,13 @@ def _shape(cases: Sequence[Case], size: int | None) -> tuple[int, int]:
         side -= side % (8 if side > 32 else 4)
     if not SMALLEST <= side <= LARGEST or side % (8 if side > 32 else 4):
         raise UserError(f"size is {side}; give 28, 32, 40, 48, 56 or 64 pixels")
-    colour = any(i.array.shape[0] >= 3 and np.ptp(i.array[:3].astype(float), axis=0).max() > 2 for i in first)
-    return side, 3 if colour else 1
+    return side, _channels(first)
+
+
+def _channels(images: Sequence[Image]) -> int:
+    """3 where any picture has colour, else 1."""
+    colour = (i.array.shape[0] >= 3 and np.ptp(i.array[:3].astype(float), axis=0).max() > 2 for i in images)
+    return 3 if any(colour) else 1
 
 
 def _pictures(cases: Sequence[Case], side: int, channels: int) -> np.ndarray:
