@@ -32,7 +32,7 @@ def main() -> None:
     given.add_argument("--sets", default="wbc,pneumoniamnist")
     given.add_argument("--kinds", default="diffusion,gan")
     given.add_argument("--minutes", type=float, default=10.0)
-    given.add_argument("--n", type=int, default=200)
+    given.add_argument("--n", type=int, default=60)
     given.add_argument("--draws", type=int, default=5)
     given.add_argument("--work", type=Path, default=Path("/tmp/medspectrum_synthesise"))
     given.add_argument("--name", default="synthesise", help="of the result file")

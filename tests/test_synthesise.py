@@ -17,7 +17,7 @@ from made_pipeline import SIDE, made_pipeline
 from medspectrum.budgets import Budget
 from medspectrum.case import Case, ClassTarget
 from medspectrum.datasets import load
-from medspectrum.engine import descend, diffusion, pipeline_folder
+from medspectrum.engine import descend, diffusion, generating, pipeline_folder
 from medspectrum.engine.gan import changed, largest_singular
 from medspectrum.engine.generating import learn
 from medspectrum.errors import UserError
@@ -163,6 +163,15 @@ def test_a_killed_training_goes_on_to_the_same_pictures(kind, tmp_path, monkeypa
     np.testing.assert_array_equal(again.sample(wanted, 5), whole.sample(wanted, 5))
     assert not np.array_equal(again.sample(wanted, 6), whole.sample(wanted, 5))
     assert whole.sample(wanted, 5).shape == (3, 1, 28, 28)
+    monkeypatch.setattr(generating, "AT_ONCE", 2)
+    parts: list[tuple[int, int]] = []
+    several = whole.sample(wanted, 7, lambda done, total: parts.append((done, total)))
+    assert parts == [(2, 3), (3, 3)]
+    kept = sorted((tmp_path / "whole/made").glob("*.npy"), key=lambda p: p.stat().st_mtime)
+    kept[-1].unlink()  # as if it had been killed before the last part
+    before = {p: p.stat().st_mtime_ns for p in kept[:-1]}
+    np.testing.assert_array_equal(whole.sample(wanted, 7), several)
+    assert {p: p.stat().st_mtime_ns for p in kept[:-1]} == before
 
 
 @pytest.fixture(scope="module")

@@ -212,9 +212,7 @@ def _learned(
     trained = time.process_time() - begun
     seen_by = [next(iter(c.images.values())).key() for c in parts.train]
     store.write_json(out / TRAINED_ON, sorted(seen_by))
-    step = progress.step("making pictures")
-    made = np.rint((generator.sample(made_labels, seed) + 1) * 127.5).astype(np.uint8)
-    step(1, 1)
+    made = generator.sample(made_labels, seed, progress.step("making pictures"))
     return made, {
         "kind": kind,
         "steps": generator.steps,

@@ -13,7 +13,7 @@ from medspectrum.engine.generating import Parts
 from medspectrum.errors import UserError
 
 TIMES = 1000
-DRAWN_IN = 40
+DRAWN_IN = 25
 WITHOUT_CLASS = 0.1
 """Share of the pictures that are learned without their class, for guidance."""
 

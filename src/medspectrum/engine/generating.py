@@ -26,16 +26,18 @@ KINDS = ("diffusion", "gan")
 MEASURED = 4
 """Steps that are timed, after one that is not."""
 LEAST_STEPS = 20
+AT_ONCE = 64
+"""Pictures drawn at once, and kept when they are done: a run that was killed draws the others."""
 
 
 @dataclass(frozen=True)
 class Generator:
     """A trained network, and what makes pictures with it.
 
-    sample: (class indices (n,), seed) -> (n, C, side, side) float32 from -1 to 1. steps: it was trained for.
+    sample: (class indices (n,), seed, progress) -> (n, C, side, side) uint8. steps: it was trained for.
     """
 
-    sample: Callable[[np.ndarray, int], np.ndarray]
+    sample: Callable[..., np.ndarray]
     steps: int
     parameters: int
     bf16: bool
@@ -110,14 +112,21 @@ def learn(
         (folder / f"{kind}-{about}.pt").unlink(missing_ok=True)
     network.eval()
 
-    def sample(wanted: np.ndarray, seed: int) -> np.ndarray:
-        rng = torch.Generator().manual_seed(seed)
+    def sample(wanted: np.ndarray, seed: int, told: Callable[[int, int], None] | None = None) -> np.ndarray:
+        found = []
+        for begin in range(0, len(wanted), AT_ONCE):
+            some = wanted[begin : begin + AT_ONCE]
+            named = store.digest(about, guidance, seed, begin, some.tolist())
+            found.append(_kept(folder / "made" / f"{named}.npy", lambda s=some, b=begin: drawn(s, [seed, b])))
+            if told is not None:
+                told(begin + len(some), len(wanted))
+        return np.concatenate(found)
+
+    def drawn(some: np.ndarray, start: list[int]) -> np.ndarray:
+        rng = torch.Generator().manual_seed(int(np.random.SeedSequence(start).generate_state(1)[0]))
         with torch.inference_mode(), _autocast(planned["bf16"])():
-            made = [
-                parts.sample(network, torch.from_numpy(wanted[i : i + 64].astype(np.int64)), rng).float()
-                for i in range(0, len(wanted), 64)
-            ]
-        return torch.cat(made).clamp(-1, 1).numpy()
+            made = parts.sample(network, torch.from_numpy(some.astype(np.int64)), rng).float()
+        return np.rint((made.clamp(-1, 1).numpy() + 1) * 127.5).astype(np.uint8)
 
     count = sum(p.numel() for p in network.parameters())
     return Generator(sample, planned["steps"], count, planned["bf16"])
@@ -135,6 +144,16 @@ class Parts:
     loss: Callable[..., Any]
     sample: Callable[..., Any]
     rate: float
+
+
+def _kept(place: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
+    """An array read from a file, or made and written there."""
+    if place.is_file():
+        return np.load(place, allow_pickle=False)
+    made = make()
+    with store.atomic(place) as partial, partial.open("wb") as opened:
+        np.save(opened, made)
+    return made
 
 
 def _autocast(bf16: bool) -> Callable[[], Any]:
