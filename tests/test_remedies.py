@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fake_encoder import Projection, cases_of
-from medspectrum import compared, outliers, reference, registry, remedies, shifts
+from medspectrum import appearance, compared, outliers, reference, registry, remedies, shifts
 from medspectrum.case import Case, LazyImage
 from medspectrum.engine import norms
 from medspectrum.errors import UserError
@@ -81,10 +81,44 @@ def test_harmonising_brings_intensities_back(monkeypatch, channels, shift, left)
     assert all(a.array.dtype == np.uint8 for a in recorder.seen)
 
 
+def smears(count: int, seed: int) -> list[LazyImage]:
+    """Cells on a light ground, their nuclei in haematoxylin and the rest in eosin; no two pictures alike."""
+    rng = np.random.default_rng(seed)
+    y, x = np.indices((48, 56))
+    found = []
+    for i in range(count):
+        away = np.hypot(y - rng.uniform(14, 34), x - rng.uniform(14, 42))
+        cell, nucleus = away < rng.uniform(11, 16), away < rng.uniform(4, 9)
+        amounts = np.stack([0.8 * nucleus, 0.5 * cell, 0.05 + 0.02 * rng.uniform(size=away.shape)])
+        amounts *= rng.uniform(0.8, 1.2, 3)[:, None, None]
+        density = np.einsum("syx,sc->cyx", amounts, appearance._stains())
+        found.append(lazy(np.rint(np.exp(-density) * 255).astype(np.uint8)[:, None], f"smear-{seed}-{i}"))
+    return found
+
+
+def test_another_stain_is_undone_and_more_of_the_same_lab_is_left_alone():
+    learned = appearance.intensities(smears(40, 1))
+    new = [Case(str(i), str(i), {"image": im}) for i, im in enumerate(smears(30, 2))]
+    alone = appearance.change_between(appearance.intensities([c.images["image"] for c in new]), learned)
+    assert alone is not None
+    first = new[0].images["image"].load()
+    assert np.array_equal(alone(first).array, first.array)
+    moved = shifts.shifted(new, "stain", 5)
+    change = appearance.change_between(appearance.intensities([c.images["image"] for c in moved]), learned)
+    assert change is not None
+    before, after = [], []
+    for one, other in zip(new, moved, strict=True):
+        wanted, given = (c.images["image"].load().array.astype(float) for c in (one, other))
+        before.append(np.abs(given - wanted).mean())
+        after.append(np.abs(change(other.images["image"].load()).array - wanted).mean())
+    assert np.mean(after) < 0.5 * np.mean(before), (np.mean(after), np.mean(before))
+    assert appearance.change_between({"intensity_curve": np.zeros(129)}, learned) is None
+
+
 def test_the_transport_turns_one_covariance_into_another():
     rng = np.random.default_rng(0)
     one, two = (np.cov(rng.normal(size=(3, 3)) @ rng.normal(size=(3, 500))) for _ in range(2))
-    matrix = remedies._transport(one, two)
+    matrix = appearance._transport(one, two)
     assert np.allclose(matrix @ one @ matrix.T, two, rtol=1e-6)
     assert np.allclose(matrix, matrix.T)
 

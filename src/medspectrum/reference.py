@@ -16,20 +16,16 @@ from typing import Any
 import numpy as np
 
 from medspectrum import outliers, store
-from medspectrum.case import Case, LazyImage, Task
-from medspectrum.errors import UnreadableFile, UserError
+from medspectrum.appearance import evenly, intensities
+from medspectrum.case import Case, Task
+from medspectrum.errors import UserError
 from medspectrum.feature_store import packed
-from medspectrum.image import Image
 from medspectrum.methods._features import mean_features
 from medspectrum.predictor import CARD, SUMS, WEIGHTS, file_sum
-from medspectrum.shifts import values_of
 
 FILE = "reference.safetensors"
 FORMAT = 1
 MOST_FEATURES = 2000  # cases whose features are looked at
-LOOKED_AT = {"picture": 48, "volume": 8}  # images whose intensities are looked at: it has to cost no time
-QUANTILES = np.linspace(0, 1, 129)
-_PIXELS = 20_000
 
 
 @dataclass(frozen=True)
@@ -85,53 +81,6 @@ def make_reference(
         arrays["val_truth"] = np.array([task.target(c) for c in validation], np.int64)
         arrays["val_patients"] = patients.astype(np.int64)
     return Reference(arrays | intensities([image for case in cases for image in case.images.values()]))
-
-
-def evenly(some: Sequence[Any], most: int) -> list[Any]:
-    """At most so many, evenly chosen."""
-    if len(some) <= most:
-        return list(some)
-    return [some[i] for i in np.linspace(0, len(some) - 1, most).astype(int)]
-
-
-def unit_values(image: Image) -> np.ndarray:
-    """(C, n) evenly chosen intensities: on 0-1, of CT in HU over 400."""
-    values, offset, span = values_of(image)
-    flat = values.reshape(len(values), -1)
-    step = max(1, flat.shape[1] // _PIXELS)
-    return (flat[:, ::step] - offset) / span
-
-
-def densities(unit: np.ndarray) -> np.ndarray:
-    """Optical density of intensities on 0-1."""
-    return -np.log(np.clip(unit, 1 / 255, 1.0))
-
-
-def intensities(images: Sequence[LazyImage]) -> dict[str, np.ndarray]:
-    """Of grey images the mean quantile function, of colour ones mean and covariance of optical density.
-
-    {} where none can be read. At most 48 pictures or 8 volumes are looked at, evenly chosen.
-    """
-    curves: list[np.ndarray] = []
-    colours: list[np.ndarray] = []
-    some, read = evenly(images, LOOKED_AT["picture"]), 0
-    for lazy in some:
-        try:
-            image = lazy.load()
-        except (UserError, UnreadableFile, OSError, ValueError):
-            continue
-        unit = unit_values(image)
-        if len(unit) == 3:
-            colours.append(densities(unit))
-        else:
-            curves.append(np.quantile(unit.mean(axis=0), QUANTILES))
-        read += 1
-        if image.is_volume and read >= LOOKED_AT["volume"]:
-            break
-    if colours and len(colours) >= len(curves):
-        whole = np.concatenate(colours, axis=1)
-        return {"colour_mean": whole.mean(axis=1), "colour_covariance": np.cov(whole)}
-    return {"intensity_curve": np.mean(curves, axis=0)} if curves else {}
 
 
 def write_reference(folder: Path, reference: Reference) -> None:

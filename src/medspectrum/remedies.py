@@ -1,9 +1,7 @@
 """What may be done at a new centre without a single new label: four remedies, one function each.
 
-* ``harmonise``: intensities of the centre's images follow the mean curve of those learned from (grey), or
-  their optical densities get their mean and covariance (colour; the linear transport of Pitie and Kokaram,
-  "The linear Monge-Kantorovitch linear colour mapping", 2007, in the space where stains add up). One map for
-  all of its images, so that what makes an image differ from its neighbours stays.
+* ``harmonise``: intensities or colours of the centre's images follow those learned from (``appearance``). One
+  map for all of its images, so that what makes an image differ from its neighbours stays.
 * ``align_features``: mean and spread of each frozen feature over the centre become those learned from:
   ComBat's location and scale (Johnson et al., Biostatistics 8:118, 2007), drawn to no change as by
   ``PRIOR_CASES`` cases more. It takes for granted that classes are as common as they were.
@@ -20,7 +18,7 @@ Settings are those of the papers and were not chosen on any data set.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -28,18 +26,12 @@ from typing import Any
 import numpy as np
 
 from medspectrum import registry
+from medspectrum.appearance import Change, change_between, evenly, intensities
 from medspectrum.case import Case, Features, LazyImage, LeftOut
 from medspectrum.errors import UserError
 from medspectrum.image import Image
 from medspectrum.methods._features import mean_features
-from medspectrum.reference import (
-    QUANTILES,
-    Reference,
-    densities,
-    evenly,
-    intensities,
-)
-from medspectrum.shifts import like, values_of
+from medspectrum.reference import Reference
 from medspectrum.store import digest
 
 PRIOR_CASES = 16.0
@@ -98,15 +90,20 @@ Remedy = Callable[[Adapted, Unlabelled], Any]
 
 def harmonise(adapted: Adapted, here: Unlabelled) -> Any:
     """Intensities or colours follow those learned from."""
-    reference = here.reference
-    own = intensities([image for case in here.cases for image in case.images.values()])
-    if "intensity_curve" in own and reference.has("intensity_curve"):
-        change = partial(_follow_curve, own["intensity_curve"], reference["intensity_curve"])
-    elif "colour_mean" in own and reference.has("colour_mean"):
-        matrix = _transport(own["colour_covariance"], reference["colour_covariance"])
-        change = partial(_follow_colours, matrix, own["colour_mean"], reference["colour_mean"])
-    else:
+    moved = _followed(here.cases, _change(here.cases, here.reference.arrays))
+    return adapted.on(adapted.model).predict(moved)
+
+
+def _change(cases: Sequence[Case], there: Mapping[str, np.ndarray]) -> Change:
+    own = intensities([image for case in cases for image in case.images.values()])
+    change = change_between(own, there)
+    if change is None:
         raise UserError("harmonising needs images of the kind learned from, grey or in colour")
+    return change
+
+
+def _followed(cases: Sequence[Case], change: Change) -> list[Case]:
+    """The cases whose images are changed when they are read."""
     name = digest("harmonised", *(np.round(a, 9).tolist() for a in change.args))
 
     def of(lazy: LazyImage) -> LazyImage:
@@ -114,41 +111,11 @@ def harmonise(adapted: Adapted, here: Unlabelled) -> Any:
             f"{lazy.source}#harmonised", partial(_changed, lazy, change), partial(digest, lazy.key(), name)
         )
 
-    moved = [
-        replace(case, images={role: of(lazy) for role, lazy in case.images.items()}) for case in here.cases
-    ]
-    return adapted.on(adapted.model).predict(moved)
+    return [replace(case, images={role: of(lazy) for role, lazy in case.images.items()}) for case in cases]
 
 
-def _changed(lazy: LazyImage, change: Callable[[Image], Image]) -> Image:
+def _changed(lazy: LazyImage, change: Change) -> Image:
     return change(lazy.load())
-
-
-def _follow_curve(here: np.ndarray, there: np.ndarray, image: Image) -> Image:
-    values, offset, span = values_of(image)
-    rising = np.maximum.accumulate(here + 1e-9 * QUANTILES)
-    unit = (values - offset) / span
-    made = np.interp(unit, rising, there)
-    beyond = np.where(unit < rising[0], unit - rising[0], np.where(unit > rising[-1], unit - rising[-1], 0.0))
-    return like(image, ((made + beyond) * span + offset).astype(np.float32))
-
-
-def _transport(here: np.ndarray, there: np.ndarray) -> np.ndarray:
-    """The symmetric matrix that turns one covariance into another with the least movement."""
-
-    def root(matrix: np.ndarray, power: float) -> np.ndarray:
-        values, vectors = np.linalg.eigh(matrix)
-        return (vectors * np.maximum(values, 1e-8) ** power) @ vectors.T
-
-    outer, inner = root(here, 0.5), root(here, -0.5)
-    return inner @ root(outer @ there @ outer, 0.5) @ inner
-
-
-def _follow_colours(matrix: np.ndarray, here: np.ndarray, there: np.ndarray, image: Image) -> Image:
-    values, offset, span = values_of(image)
-    density = densities((values - offset) / span).reshape(3, -1)
-    made = np.exp(-(matrix @ (density - here[:, None]) + there[:, None]))
-    return like(image, (np.clip(made, 0, 1) * span + offset).reshape(values.shape).astype(np.float32))
 
 
 @dataclass(frozen=True)
