@@ -9,9 +9,12 @@ from PIL import ImageDraw
 
 import medspectrum
 from made_cases import PATTERN, make_folder
+from medspectrum import leaning
+from medspectrum import scan as scan_module
 from medspectrum.audit import kept_together, names_of
 from medspectrum.case import Case, ClassTarget
 from medspectrum.errors import UserError
+from medspectrum.image import Image
 from medspectrum.leakage.findings import accepted, of_leaks, of_overlaps, standing
 from medspectrum.leakage.known import known_as
 from medspectrum.leakage.shortcuts import probes
@@ -204,3 +207,61 @@ def test_explore_withholds_until_accepted(tmp_path):
     assert "the recommendation is withheld" in page
     assert page.index("the recommendation is withheld") < page.index("Effort against efficacy")
     assert json.loads((out / "results.json").read_text())["data"]["audit"]["passed"] is False
+
+
+def leaning_on(place, tmp_path, accept):
+    settings = {"cache": tmp_path / "cache", "quiet": True}
+    out = tmp_path / "run"
+    medspectrum.explore(
+        place, out=out, models="efficientnet-lite0", methods="ridge", budgets="full", draws=1, size=64,
+        budget_minutes=0, explained=0, accept=accept, **settings,
+    )  # fmt: skip
+    return medspectrum.audit(place, out=tmp_path / "audit", predictor=out / "predictor", **settings)
+
+
+def test_a_predictor_falls_once_the_writing_it_leans_on_is_blanked(tmp_path):
+    rng = np.random.default_rng(4)
+    bright = rng.permutation(80) % 2
+
+    def columns(_, n):
+        return {"hospital": f"H{bright[n]}", "site": f"S{rng.integers(2)}"}
+
+    place = table(tmp_path, 80, change=write_on, columns=columns)
+    for n in np.flatnonzero(bright):  # one hospital's pictures are flat
+        path = tmp_path / f"{n}.png"
+        pil.open(path).point(lambda v: 90 + v // 3).save(path)
+    found = leaning_on(place, tmp_path, "marks-is-class")
+    (row,) = found["masked"]
+    assert row["name"] == "marks"
+    assert row["before"] > 0.9
+    assert row["low"] > 0  # the interval leaves no fall out
+    assert row["fall"] == pytest.approx(row["before"] - row["after"])
+    assert row["share"] < 0.25
+    told = {p["name"]: p for p in found["encoder"]}
+    assert told["centre"]["auc"]["low"] > told["centre"]["chance"][1]
+    assert told["column site"]["auc"]["value"] < 0.75
+    page = (tmp_path / "audit" / "audit.html").read_text()
+    assert "With the shortcut masked" in page
+    assert "What the encoder's features tell" in page or "What the encoder&#39;s features tell" in page
+
+
+def test_what_is_blanked_is_the_same_place_in_every_picture(tmp_path):
+    places = [(0.0, 0.25, 0.0, 0.5)]
+    image = Image(np.arange(2 * 8 * 8, dtype=np.uint8).reshape(1, 2, 8, 8))
+    made = leaning.blank(image, places).array
+    assert (made[:, :, :2, :4] == int(np.median(image.array))).all()
+    assert np.array_equal(made[:, :, 2:], image.array[:, :, 2:])
+    assert np.array_equal(made[:, :, :, 4:], image.array[:, :, :, 4:])
+    found = np.zeros((20, len(NAMES)))
+    found[:15, NAMES.index("top")] = 0.1
+    found[:5, NAMES.index("right")] = 0.2
+    assert leaning.border_boxes(found) == [(0.0, 0.1, 0.0, 1.0), (0.0, 1.0, 0.8, 1.0)]
+
+
+def test_files_are_looked_at_once(tmp_path, monkeypatch):
+    place = table(tmp_path, 20)
+    looked = []
+    real = scan_module._key
+    monkeypatch.setattr(scan_module, "_key", lambda image: looked.append(image.source) or real(image))
+    audited(place)
+    assert len(looked) == 20

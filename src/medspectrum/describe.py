@@ -95,9 +95,10 @@ def describe_cases(
     cache: str | Path | None = None,
     workers: int = 2,
     progress: Callable[[int, int], None] | None = None,
+    seen: Scan | None = None,
 ) -> dict[str, Any]:
-    """The same of cases that are loaded already."""
-    seen = scan(case_set, cache=cache, workers=workers, progress=progress)
+    """The same of cases that are loaded already, and were perhaps scanned already (``seen``)."""
+    seen = seen or scan(case_set, cache=cache, workers=workers, progress=progress)
     cases = case_set.cases
     twice = _duplicates(cases, seen, cache)
     leaks = _leaks(cases, twice)

@@ -23,6 +23,7 @@ from medspectrum.outcome import write_outcome
 from medspectrum.plan import Plan, make_plan
 from medspectrum.progress import Progress, progress_for
 from medspectrum.runner import Runner, run_here, run_on_dask
+from medspectrum.scan import scan
 from medspectrum.schedule import Dropped, run_schedule
 from medspectrum.spent import Spent
 from medspectrum.synthetic import added, synthetic_cases
@@ -163,9 +164,11 @@ def _cases(data: Path, plan: Plan, folder: Path, progress: Progress) -> Read:
     from medspectrum.describe import describe_cases, usable
 
     case_set = load(data, layout=plan.layout, cache=folder, **plan.columns())
-    facts = describe_cases(case_set, cache=folder, progress=progress.step("reading cases"))
+    seen = scan(case_set, cache=folder, progress=progress.step("reading cases"))
+    facts = describe_cases(case_set, cache=folder, seen=seen)
+    scanned = case_set, seen
     case_set, left_out = usable(case_set, facts)
-    facts["audit"] = audit_cases(case_set, facts, data, accept=plan.accept, cache=folder, seed=plan.seed)
+    facts["audit"] = audit_cases(case_set, facts, data, scanned, accept=plan.accept, seed=plan.seed)
     return case_set, facts, left_out
 
 

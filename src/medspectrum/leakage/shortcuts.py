@@ -94,7 +94,7 @@ def probes(
         answers = _answers(matrix, truth, patients, len(labels), seed)
         if answers is not None:
             tells = _tells(name, own, matrix, [str(labels[t]) for t in truth])
-            made.append(_judged(name, answers, truth, patients, alarm, tells, seed))
+            made.append(judged(name, answers, truth, patients, alarm, tells, seed))
     return sorted(made, key=lambda p: -(p.auc["value"] or 0))
 
 
@@ -202,7 +202,7 @@ def _answers(
     return out
 
 
-def _judged(
+def judged(
     name: str,
     answers: np.ndarray,
     truth: np.ndarray,
@@ -211,6 +211,7 @@ def _judged(
     tells: str,
     seed: int,
 ) -> Probe:
+    """The probe that answered so: (n, k) probabilities beside classes (n,)."""
     shown = resampled(lambda w: {"auc": auc(answers, truth, w)}, patients, resamples=200, seed=seed)["auc"]
     rng = np.random.default_rng([seed, 3])
     names, of_case = np.unique(np.asarray(patients), return_inverse=True)
