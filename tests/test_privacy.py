@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -67,6 +69,16 @@ def test_less_epsilon_is_more_noise_and_the_seed_is_the_noise():
     np.testing.assert_array_equal(*again)
 
 
+@pytest.mark.parametrize("numbers", [{"a": 40, "b": 25}, {"a": 65}])
+def test_the_number_kept_with_the_head_has_noise(numbers):
+    task, cases = Classify(["a", "b"]), cases_of(numbers)
+    told = [private_probe(Projection(), cases, task, seed=s, epsilon=0.5).labelled for s in range(30)]
+    assert np.std(told) > 3
+    assert abs(np.mean(told) - 65) < 20
+    sure = private_probe(Projection(), cases, task, epsilon=1e5).labelled
+    assert sure == 65
+
+
 def test_epsilon_stands_with_the_effort_and_in_the_report(tmp_path):
     from PIL import Image
 
@@ -85,4 +97,8 @@ def test_epsilon_stands_with_the_effort_and_in_the_report(tmp_path):
     )  # fmt: skip
     told = {(t["method"], t.get("epsilon"), t.get("delta")) for t in results["trials"]}
     assert told == {("private_probe", 0.5, 1e-5), ("private_probe", 50.0, 1e-5), ("prototype", None, None)}
+    for trial in results["trials"]:
+        (card,) = (tmp_path / "cache" / "trials").rglob(f"{trial['id']}/predictor/predictor.json")
+        told = {"labels", "trial"} & set(json.loads(card.read_text()))
+        assert told == ({"labels", "trial"} if trial["method"] == "prototype" else set())
     assert "ε (δ)" in (tmp_path / "out" / "report.html").read_text()

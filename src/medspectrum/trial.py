@@ -146,9 +146,9 @@ def run_trial(
         "model_key": model.key if model else "",
         "task": task.name,
         "task_settings": task.settings(),
-        "trial": identity,
+        # a number, and a digest of who was learned from, that a promise of privacy does not cover
+        **({} if entry.facts.get("private") else {"trial": identity, "labels": record["labels"]}),
         "scores": record["scores"],
-        "labels": record["labels"],
         "licence": record["licence"],
     }
     _write_predictions(folder / "predictions.npz", task.pack(val), task.pack(test))

@@ -7,7 +7,8 @@ noise (Abadi et al. 2016, arXiv:1607.00133); the number of patients, how common 
 the features get noise too. All patients take part in each step (Mehta et al. 2022, arXiv:2205.02973, find
 that best for heads), and all that is published together is one Gaussian mechanism, so that the noise is the
 least for the promise (see ``engine.privacy``). Features are brought to length 1 case by case, which looks at
-nobody else, and centred on their noisy mean; the encoder was made from other data.
+nobody else, and centred on their noisy mean; the encoder was made from other data. The number that is kept
+with the head is the noisy one of patients.
 
 Not covered: answers about the patients who were learned from, the scores of validation patients, and choices
 by looking at these. Settings have one usual value, found on malaria cells; nothing is chosen here.
@@ -18,6 +19,7 @@ with a secret one.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -74,19 +76,20 @@ def private_probe(
         raise UserError("clip and learning_rate are above 0, and steps 1 or more; leave them as they are.")
     given = labelled_cases(model, cases, task)
     settings = {"epsilon": epsilon, "delta": delta, "clip": clip, "steps": steps}
-    if len(given.present) == 1:
-        return only_class(model, given, settings)
     rng = np.random.default_rng([seed, 61])
-    weights, intercepts = _descended(given, mu, clip, steps, learning_rate, rng)
+    if len(given.present) == 1:
+        about = len(set(given.patients)) + rng.normal(0, 1 / mu)
+        return replace(only_class(model, given, settings), labelled=max(round(about), 1))
+    weights, intercepts, about = _descended(given, mu, clip, steps, learning_rate, rng)
     return LinearHead(
-        model, given.classes, weights, intercepts, given.present, len(cases), settings, unit_length=True
+        model, given.classes, weights, intercepts, given.present, round(about), settings, unit_length=True
     )
 
 
 def _descended(
     given: Labelled, mu: float, clip: float, steps: int, learning_rate: float, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Weights (d, c) and intercepts (c,) for features of length 1, of equally common classes."""
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Weights (d, c), intercepts (c,) for unit features and equally common classes; patients with noise."""
     k = len(given.present)
     patients, owner = np.unique(given.patients, return_inverse=True)
     order = np.argsort(owner, kind="stable")
@@ -114,7 +117,7 @@ def _descended(
     kept /= steps - steps // 2
     if k == 2:
         kept = kept[:, 1:] - kept[:, :1]
-    return kept[:-1], CONSTANT * kept[-1] - centre @ kept[:-1]
+    return kept[:-1], CONSTANT * kept[-1] - centre @ kept[:-1], total
 
 
 def clipped_gradient(rows: np.ndarray, wrong: np.ndarray, starts: np.ndarray, clip: float) -> np.ndarray:
