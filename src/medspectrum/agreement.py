@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from medspectrum import store
-from medspectrum.case import label_order
+from medspectrum.case import label_order, majority
 from medspectrum.errors import UserError
 from medspectrum.metrics import agreement as measures
 from medspectrum.metrics.bootstrap import resampled
@@ -93,7 +93,7 @@ def agreement(
         **resampled(overall, patients, seed=seed),
         "pairs": _pairs(ratings, names, patients, levels, scale, seed) if len(names) <= MOST_READERS else [],
         "unanimous": sum(len(set(given[c].values())) == 1 for c in shared),
-        "ties": sum(_majority(given[c])[1] for c in shared),
+        "ties": sum(majority(given[c].values())[1] for c in shared),
     }
     if out is not None:
         store.write_bytes(Path(out), _table(given, of_patient, labels).encode())
@@ -173,14 +173,6 @@ def _pairs(
     return found
 
 
-def _majority(own: Mapping[str, str]) -> tuple[str, bool]:
-    """The commonest label (the first in order of those that tie) and whether it ties."""
-    counts = Counter(own.values())
-    most = max(counts.values())
-    first = sorted((word for word, count in counts.items() if count == most), key=label_order)
-    return first[0], len(first) > 1
-
-
 def _table(given: Given, of_patient: Mapping[str, str], labels: Sequence[str]) -> str:
     import csv
     import io
@@ -190,7 +182,7 @@ def _table(given: Given, of_patient: Mapping[str, str], labels: Sequence[str]) -
     writer.writerow(["case", "patient", "readers", "majority", "tie", *(f"share_{word}" for word in labels)])
     for name, own in given.items():
         counts = Counter(own.values())
-        word, tie = _majority(own)
+        word, tie = majority(own.values())
         shares = [f"{counts[one] / len(own):.4f}" for one in labels]
         writer.writerow([name, of_patient[name], len(own), word, int(tie), *shares])
     return text.getvalue()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -31,9 +32,19 @@ class LazyImage:
 
 @dataclass(frozen=True, slots=True)
 class ClassTarget:
-    """The class of a whole case."""
+    """The class of a whole case.
+
+    readers: who called it what, as pairs of reader and label; () where one label is all that is known.
+    ``label`` is then the ``majority`` of theirs.
+    """
 
     label: str
+    readers: tuple[tuple[str, str], ...] = ()
+
+    def shares(self) -> dict[str, float]:
+        """The share of readers for each label that one of them gave: its soft label."""
+        given = Counter(word for _, word in self.readers) or Counter([self.label])
+        return {word: count / given.total() for word, count in given.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +145,14 @@ def label_order(label: str) -> tuple[int, float, str]:
         return 0, float(label), label
     except ValueError:
         return 1, 0.0, label
+
+
+def majority(labels: Iterable[str]) -> tuple[str, bool]:
+    """The commonest label (the first in order of those that tie) and whether it ties."""
+    counts = Counter(labels)
+    most = max(counts.values())
+    first = sorted((word for word, count in counts.items() if count == most), key=label_order)
+    return first[0], len(first) > 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,6 +111,7 @@ def evaluate(
     part: str | None = None,
     patient_pattern: str | None = None,
     mask: str | None = None,
+    reader: str | None = None,
     seed: int = 0,
     cache: Path | None = None,
     quiet: bool = False,
@@ -122,13 +123,14 @@ def evaluate(
     out: folder for evaluation.json, predictions.csv and report.html.
     layout: name of the data's layout where it is not recognised by itself.
     image: column(s) with image paths, separated by commas (tables).
-    label: column with the class (tables).
+    label: column with the class, or a column for each of several readers, separated by commas (tables).
     patient: column with the patient (tables).
     centre: column with the centre (tables).
     split: column with train, val or test (tables).
     part: judge on this part of a given split only (train, val or test); all cases where not given.
     patient_pattern: regular expression whose first group is the patient in a file's name.
     mask: column with the path of the label map (tables).
+    reader: column with the reader, where an image has a row for each of them (tables).
     seed: where the resampling of patients starts.
     cache: folder for features, shared between runs.
     quiet: show no progress.
@@ -145,6 +147,7 @@ def evaluate(
         split=split,
         patient_pattern=patient_pattern,
         mask=mask,
+        reader=reader,
     )
     folder = Path(out)
     with progress_for(quiet=quiet) as progress:

@@ -62,6 +62,7 @@ def explore(
     split: str | None = None,
     patient_pattern: str | None = None,
     mask: str | None = None,
+    reader: str | None = None,
     cache: Path | None = None,
     quiet: bool = False,
 ) -> dict[str, Any]:
@@ -89,12 +90,13 @@ def explore(
     explained: test cases whose answers the report explains, in seconds of processor time; 0 for none.
     synthetic: folder that ``synthesise`` wrote to: its pictures are added to training sets alone (classify).
     image: column(s) with image paths, separated by commas (tables).
-    label: column with the class (tables).
+    label: column with the class, or a column for each of several readers, separated by commas (tables).
     patient: column with the patient (tables).
     centre: column with the centre (tables).
     split: column with train, val or test (tables).
     patient_pattern: regular expression whose first group is the patient in a file's name.
     mask: column with the path of the label map (tables).
+    reader: column with the reader, where an image has a row for each of them (tables).
     cache: folder for features and finished trials, shared between runs.
     quiet: show no progress.
 

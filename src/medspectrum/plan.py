@@ -43,6 +43,7 @@ class Plan:
     split: str | None = None
     patient_pattern: str | None = None
     mask: str | None = None
+    reader: str | None = None
     method_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
@@ -52,7 +53,7 @@ class Plan:
 
     def columns(self) -> dict[str, str]:
         """What was said of the data's columns and names."""
-        named = ("image", "label", "mask", "patient", "centre", "split", "patient_pattern")
+        named = ("image", "label", "mask", "reader", "patient", "centre", "split", "patient_pattern")
         return {name: getattr(self, name) for name in named if getattr(self, name) is not None}
 
     def as_dict(self) -> dict[str, Any]:

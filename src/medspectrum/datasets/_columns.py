@@ -23,6 +23,10 @@ NAMES: dict[str, tuple[str, ...]] = {
     ),
     "split": ("split", "set", "subset", "partition", "datasplit"),
     "id": ("id", "case", "caseid", "uid", "imageid", "studyid", "key"),
+    "reader": (
+        "reader", "readerid", "rater", "raterid", "annotator", "annotatorid", "observer",
+        "radiologist",
+    ),
     "mask": ("mask", "maskpath", "segmentation", "seg", "segpath", "labelmap", "maskfile"),
 }  # fmt: skip
 ENDINGS = {

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medspectrum import formats, registry
-from medspectrum.case import Case, CaseSet, ClassTarget, LazyImage, LeftOut, MaskTarget
-from medspectrum.datasets import _columns, _fake, _files, _mask_words, _series
+from medspectrum.case import Case, CaseSet, ClassTarget, LazyImage, LeftOut, MaskTarget, majority
+from medspectrum.datasets import _columns, _fake, _files, _mask_words, _readers, _series
 from medspectrum.errors import UserError
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ def table(
     split: str | None = None,
     id: str | None = None,
     mask: str | None = None,
+    reader: str | None = None,
     root: str | None = None,
 ) -> CaseSet:
     """A CSV, TSV or Parquet table whose rows are cases.
@@ -80,8 +81,10 @@ def table(
     image: column of paths, several joined by commas (each is a role), or a pattern over columns such as
     ``{site}/{id:0>3}_image.png``. mask: column of paths, or such a pattern. label, patient, centre, split,
     id: columns; guessed by their usual names where not given, ``""`` takes none. root: folder that the paths
-    start from. Columns mask_labels (``1=liver;2=tumour``) and mask_unseen (``spleen=;tumour=liver``: what the
-    mask does not show by itself) say what values stand for. All other columns are kept as the case's record.
+    start from. Several readers: label names a column for each of them, joined by commas; or rows that name
+    the same image become one case where a column says whose label it is (reader). Columns mask_labels
+    (``1=liver;2=tumour``) and mask_unseen (``spleen=;tumour=liver``: what the mask does not show by itself)
+    say what values stand for. All other columns are kept as the case's record.
     """
     notes: list[str] = []
     source = _table_of(path) if path.is_dir() else path
@@ -107,14 +110,18 @@ def table(
             f"{source}: no column holds paths of images below {base} (columns: {', '.join(columns)}); "
             "name it with --image, or give a pattern such as --image 'images/{id}.png', or --root FOLDER"
         )
+    several = _readers.columns_of(label, columns, source)
     role_columns = {
-        "label": _columns.chosen("label", label, columns, source),
+        "label": None if several else _columns.chosen("label", label, columns, source),
         "patient": _columns.chosen("patient", patient, columns, source),
         "centre": _columns.chosen("centre", centre, columns, source),
         "split": _columns.chosen("split", split, columns, source),
         "mask": masked,
         "id": _columns.chosen("id", id, columns, source),
     }
+    readings = _readers.readings(
+        rows, several, reader, role_columns, lambda row: tuple(place.path(row) for place in places), source
+    )
     named = {"label": label, "patient": patient, "centre": centre, "split": split, "mask": mask, "id": id}
     notes += [
         f"{role} was read from column {column!r}"
@@ -130,7 +137,10 @@ def table(
     if role_columns["label"] is None and label is None:
         notes.append(_no_label(rows, {p.column for p in places}))
     masks = _mask_place(rows, base, mask, role_columns["mask"], source)
-    cases, left_out = _cases(rows, places, masks, role_columns, source)
+    cases, left_out = _cases(rows, places, masks, role_columns, source, readings)
+    if readings is not None:
+        left_out += readings.left_out
+        notes += readings.notes(cases)
     if role_columns["patient"] is None:
         notes.append(
             "patients are not known: each row counts as a patient of its own; name a column with --patient"
@@ -330,17 +340,23 @@ def _cases(
     masks: Place | None,
     roles: Mapping[str, str | None],
     source: Path,
+    readings: _readers.Readings | None,
 ) -> tuple[list[Case], list[LeftOut]]:
     columns = rows.columns
     used = {p.column for p in places if not p.pattern} | {c for r, c in roles.items() if c and r != "id"}
     used |= {_mask_words.LABELS, _mask_words.UNSEEN} if masks is not None else set()
+    used |= set(readings.columns) if readings is not None else set()
     extra = [c for c in columns if c not in used]
-    targets: dict[str, ClassTarget] = {}
+    targets: dict[tuple[str | None, _readers.Given], ClassTarget] = {}
     cases: list[Case] = []
     left_out: list[LeftOut] = []
-    by_id = Counter(rows[roles["id"]].to_list()) if roles["id"] else Counter()
+    by_id: Counter[str | None] = Counter()
     for number, values in enumerate(rows.iter_rows(), start=2):  # line 1 is the header
+        if readings is not None and number not in readings.given:
+            continue
         row = dict(zip(columns, values, strict=True))
+        if roles["id"]:
+            by_id[row[roles["id"]]] += 1
         images, why = _images(places, row, number)
         if why is not None:
             left_out.append(why)
@@ -352,8 +368,10 @@ def _cases(
         whole = " onto ".join(_files.relative(image.source, source.parent) for image in files)
         name = name.strip() if name and _files.label_of(name) else whole
         text = _files.label_of(row[roles["label"]]) if roles["label"] else None
+        given_by = readings.given[number] if readings is not None else ()
+        text = majority(word for _, word in given_by)[0] if given_by else text
         answers: list[ClassTarget | MaskTarget]
-        answers = [] if text is None else [targets.setdefault(text, ClassTarget(text))]
+        answers = [] if text is None else [targets.setdefault((text, given_by), ClassTarget(text, given_by))]
         if masks is not None and (masked := masks.path(row)) is not None:
             if os.path.lexists(masked):
                 where = f"{source}, line {number}"
