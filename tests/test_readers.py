@@ -1,13 +1,18 @@
 """Classes by several readers: what a table says, what heads learn of it, what a model is held against."""
 
+import functools
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from medspectrum import registry
 from medspectrum.agreement import agreement
+from medspectrum.case import Case, ClassTarget, Features, LazyImage, majority
 from medspectrum.datasets import load
 from medspectrum.describe import describe
 from medspectrum.errors import UserError
+from medspectrum.tasks.classify import Classify
 
 WIDE = """image,patient,anna,bert,carl,age
 0.png,p0,2,2,1,40
@@ -97,3 +102,93 @@ def test_a_label_of_nobody_is_left_out_and_named(folder):
     assert [(x.source, x.reason) for x in found.left_out] == [
         ("line 3", "has a label but no reader in column 'rater'")
     ]
+
+
+class Asked:
+    """A model whose features are the numbers that a case was made from."""
+
+    key = "asked"
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def embed(self, images, level="pooled"):
+        return Features(np.array([self.rows[int(image.source)] for image in images], dtype=np.float32))
+
+
+def made(count, classes, seed, *, readers=3, sure=False):
+    """Cases whose readers each draw a class from the case's own probabilities: a model, cases, probabilities.
+
+    The first class is rarer. sure: all readers of a case say the same.
+    """
+    rng = np.random.default_rng(seed)
+    rows = rng.normal(size=(count, 6))
+    logits = rows[:, :classes] * 1.3 - np.eye(classes)[0] * 0.8
+    truth = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    cases = []
+    for n, own in enumerate(truth):
+        told = [str(c) for c in rng.choice(classes, size=readers, p=own)]
+        told = [told[0]] * readers if sure else told
+        image = LazyImage(str(n), functools.partial(int, n), functools.partial(str, n))
+        given = tuple((f"R{i}", word) for i, word in enumerate(told))
+        cases.append(Case(str(n), f"p{n // 2}", {"image": image}, ClassTarget(majority(told)[0], given)))
+    return Asked(rows), cases, truth
+
+
+HEADS = [("ridge", {}), ("linear_probe", {}), ("linear_probe", {"weighting": "root"})]
+HEADS += [("linear_probe", {"weighting": "none", "prevalence": "labelled"})]
+
+
+@pytest.mark.parametrize(("head", "settings"), HEADS)
+@pytest.mark.parametrize("classes", [2, 4])
+def test_soft_labels_are_hard_ones_where_readers_agree(head, settings, classes):
+    model, cases, _ = made(90, classes, 5, sure=True)
+    task, fit = Classify.of(cases), registry.find("method", head).thing
+    hard, soft = (fit(model, cases, task, seed=0, soft=on, **settings).predict(cases) for on in (False, True))
+    np.testing.assert_allclose(soft, hard, atol=2e-4)
+
+
+@pytest.mark.parametrize(("head", "settings"), HEADS)
+@pytest.mark.parametrize("classes", [2, 4])
+def test_soft_labels_are_better_calibrated_where_readers_differ(head, settings, classes):
+    """Log loss of what a reader would say, on new cases, in the population that the head speaks of."""
+    gains = []
+    for seed in range(4):
+        model, cases, truth = made(700, classes, seed)
+        task, fit = Classify.of(cases), registry.find("method", head).thing
+        learned, new = cases[:300], slice(300, 700)
+        common = truth[:300].mean(axis=0) if settings.get("prevalence") != "labelled" else np.ones(classes)
+        wanted = truth[new] / common
+        weights = wanted.sum(axis=1)
+        losses = []
+        for soft in (False, True):
+            found = fit(model, learned, task, seed=0, soft=soft, **settings).predict(cases[new])
+            losses.append(-(wanted * np.log(found)).sum() / weights.sum())
+        gains.append(losses[0] - losses[1])
+    print(head, settings, classes, np.round(gains, 4))
+    assert min(gains) > 0
+
+
+def test_a_soft_setting_changes_nothing_without_readers_and_is_kept_with_the_head():
+    model, cases, _ = made(40, 2, 1, sure=True)
+    plain = [Case(c.id, c.patient, c.images, ClassTarget(c.target.label)) for c in cases]
+    task = Classify.of(plain)
+    for head in ("ridge", "linear_probe"):
+        entry = registry.find("method", head)
+        hard, soft = (entry.thing(model, plain, task, seed=0, soft=on) for on in (False, True))
+        np.testing.assert_array_equal(soft.predict(plain), hard.predict(plain))
+        arrays, kept = soft.state()
+        assert kept["soft"] is True
+        assert entry.facts["restore"](model, arrays, kept).settings == soft.settings
+
+
+def test_another_reading_is_another_fingerprint():
+    """Else a trial on soft labels would be found finished though a reader changed his mind."""
+    _, cases, _ = made(3, 2, 2, readers=5)
+    task = Classify(("0", "1"))
+    case = cases[0]
+    turned = [(who, word if who != "R4" else "01"[word == "0"]) for who, word in case.target.readers]
+    other = Case(case.id, case.patient, case.images, ClassTarget(case.target.label, tuple(turned)))
+    assert task.target(other) == task.target(case)
+    assert task.fingerprint(other) != task.fingerprint(case)
+    assert task.fingerprint(Case("a", "a", {}, ClassTarget("1"))) == 1

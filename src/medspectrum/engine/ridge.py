@@ -19,7 +19,12 @@ _CHUNK_ENTRIES = 8_000_000
 
 
 def class_targets(labels: np.ndarray, classes: int) -> np.ndarray:
-    """(..., c) of -1 and 1: one column for two classes (the second is 1), else one for each."""
+    """(..., c) of -1 and 1: one column for two classes (the second is 1), else one for each.
+
+    labels: (...) integers, or probabilities (..., classes), of which the expected value is given.
+    """
+    if np.issubdtype(labels.dtype, np.floating):
+        return 2.0 * (labels[..., 1:] if classes == 2 else labels) - 1.0
     if classes == 2:
         return np.where(labels == 1, 1.0, -1.0)[..., None]
     return np.where(labels[..., None] == np.arange(classes), 1.0, -1.0)

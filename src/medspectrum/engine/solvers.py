@@ -68,6 +68,22 @@ def class_weights(labels: np.ndarray, classes: int) -> np.ndarray:
     return len(labels) / (present * count[labels].astype(np.float64))
 
 
+def soft_class_weights(shares: np.ndarray, each: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) weights and (n, c) class probabilities of cases of which a share belongs to each class.
+
+    shares: (n, c), rows sum to 1. each: (c,) weight of a case of each class; without it each class has the
+    same total and their mean is 1. A case counts as its parts do: to a head that minimises a log loss or
+    squares it is as good as one case for each class, with the class's weight times its share. Shares of 0
+    and 1 give what ``class_weights`` gives.
+    """
+    if each is None:
+        mass = shares.sum(axis=0)
+        each = len(shares) / (len(mass) * mass)
+    parts = shares * each
+    weights = parts.sum(axis=1)
+    return weights, parts / weights[:, None]
+
+
 def gram(features: np.ndarray) -> np.ndarray:
     """(n, n) float64 inner products of centred rows."""
     rows = np.asarray(features, dtype=np.float64)
@@ -104,8 +120,9 @@ def logistic(
 ) -> tuple[list[LinearFits], np.ndarray]:
     """Logistic regressions on the same cases under several weightings (folds: zero weight is left out).
 
-    features: (n, d). labels: (n,) below ``classes``. weights: (P, n), None for one of all ones.
-    Returns a fit for each weighting, and the logits (P, m, n, c) of all cases, left out ones too.
+    features: (n, d). labels: (n,) below ``classes``, or their probabilities (n, classes). weights: (P, n),
+    None for one of all ones. Returns a fit for each weighting, and the logits (P, m, n, c) of all
+    cases, left out ones too.
     """
     n, d = features.shape
     weights = np.ones((1, n)) if weights is None else np.atleast_2d(np.asarray(weights, dtype=np.float64))
@@ -182,7 +199,9 @@ def _covariance_basis(centred: np.ndarray, weights: np.ndarray) -> Basis:
 
 
 def _targets(labels: np.ndarray, classes: int) -> np.ndarray:
-    """(..., c) one column for two classes, else one for each."""
+    """(..., c) one column for two classes, else one for each; of integers or of probabilities."""
+    if np.issubdtype(labels.dtype, np.floating):
+        return np.asarray(labels[..., 1:] if classes == 2 else labels, dtype=np.float64)
     if classes == 2:
         return (labels == 1)[..., None].astype(np.float64)
     return (labels[..., None] == np.arange(classes)).astype(np.float64)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from medspectrum.case import Case, Model, Task
+from medspectrum.case import Case, ClassTarget, Model, Task
 from medspectrum.engine.threads import one_blas_thread
 from medspectrum.errors import UserError
 from medspectrum.methods._features import case_features
@@ -95,21 +95,43 @@ def restore_linear(model: Model, arrays: dict[str, np.ndarray], settings: dict[s
 
 @dataclass(frozen=True)
 class Labelled:
-    """The labelled cases as numbers. rows: (n, d) float32. labels: (n,) indices into ``present``."""
+    """The labelled cases as numbers. rows: (n, d) float32. labels: (n,) indices into ``present``.
+
+    shares: (n, len(present)) of readers for each class, where heads learn from them.
+    """
 
     rows: np.ndarray
     labels: np.ndarray
     present: np.ndarray
     patients: list[str]
     classes: tuple[str, ...]
+    shares: np.ndarray | None = None
 
 
-def labelled_cases(model: Model, cases: Sequence[Case], task: Task) -> Labelled:
-    """Features, labels and patients. Raises UserError where there is no case."""
+def labelled_cases(model: Model, cases: Sequence[Case], task: Task, *, soft: bool = False) -> Labelled:
+    """Features, labels and patients; soft: shares of readers too. Raises UserError where there is no case."""
     labels, present = labels_of(cases, task)
     return Labelled(
-        case_features(model, cases), labels, present, [case.patient for case in cases], tuple(task.classes)
+        case_features(model, cases),
+        labels,
+        present,
+        [case.patient for case in cases],
+        tuple(task.classes),
+        shares_of(cases, task, present) if soft else None,
     )
+
+
+def shares_of(cases: Sequence[Case], task: Task, present: np.ndarray) -> np.ndarray | None:
+    """(n, len(present)) share of each case's readers for each class; None where no case has several readers.
+
+    A label that is none of these classes (nobody's majority here) is set aside: the rest share its part.
+    """
+    targets = [case.asked(ClassTarget) for case in cases]
+    if not any(own is not None and len(own.readers) > 1 for own in targets):
+        return None
+    given = [own.shares() if own is not None else {} for own in targets]
+    found = np.array([[own.get(task.classes[c], 0.0) for c in present] for own in given])
+    return found / found.sum(axis=1, keepdims=True)
 
 
 def labels_of(cases: Sequence[Case], task: Task) -> tuple[np.ndarray, np.ndarray]:

@@ -16,14 +16,24 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> float:
-    """The factor on logits (n, c) with the least weighted log loss of held-out cases, ``drawn_to_one``."""
+    """The factor on logits (n, c) with the least weighted log loss of held-out cases, ``drawn_to_one``.
+
+    labels: (n,) indices, or probabilities (n, k).
+    """
     return drawn_to_one(lambda log_factor: log_loss(log_factor, logits, labels, weights))
 
 
 def log_loss(log_factor: float, logits: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> float:
     """Weighted log loss of logits (n, c) times a factor, given by its logarithm."""
-    of_truth = np.take_along_axis(softmax(np.exp(log_factor) * logits), labels[:, None], axis=1)[:, 0]
-    return float(-(weights * np.log(np.maximum(of_truth, 1e-300))).sum())
+    return float((weights * surprise(np.exp(log_factor) * logits, labels)).sum())
+
+
+def surprise(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """(n,) log loss of logits (n, c), by labels (n,) or, as their cross-entropy, by probabilities (n, k)."""
+    found = softmax(logits)
+    if labels.ndim == 2:
+        return -(labels * np.log(np.maximum(found, 1e-300))).sum(axis=1)
+    return -np.log(np.maximum(np.take_along_axis(found, labels[:, None], axis=1)[:, 0], 1e-300))
 
 
 LOG_FACTORS = (-float(np.log(20)), float(np.log(20)))

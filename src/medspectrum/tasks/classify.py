@@ -78,9 +78,12 @@ class Classify:
         """The class."""
         return self.classes[self.target(case)]
 
-    def fingerprint(self, case: Case) -> int:
-        """The class as an index."""
-        return self.target(case)
+    def fingerprint(self, case: Case) -> Any:
+        """The class as an index; with the shares of its readers where there are some."""
+        asked = case.asked(ClassTarget)
+        if asked is None or not asked.readers:
+            return self.target(case)
+        return [self.target(case), sorted(map(list, asked.readers))]
 
     def target(self, case: Case) -> int:
         """The case's class as an index into ``classes``. Raises UserError where it has none of them."""
