@@ -12,6 +12,7 @@ from medspectrum.case import Case, ClassTarget, Features, LazyImage, majority
 from medspectrum.datasets import load
 from medspectrum.describe import describe
 from medspectrum.errors import UserError
+from medspectrum.metrics.readers import beside_readers
 from medspectrum.tasks.classify import Classify
 
 WIDE = """image,patient,anna,bert,carl,age
@@ -192,3 +193,87 @@ def test_another_reading_is_another_fingerprint():
     assert task.target(other) == task.target(case)
     assert task.fingerprint(other) != task.fingerprint(case)
     assert task.fingerprint(Case("a", "a", {}, ClassTarget("1"))) == 1
+
+
+def kappa_by_hand(one, two, weight):
+    """Cohen's kappa from the definition, over paired labels with a weight for each case."""
+    values = sorted({*one, *two})
+    table = np.zeros((len(values),) * 2)
+    for a, b, w in zip(one, two, weight, strict=True):
+        table[values.index(a), values.index(b)] += w
+    table /= table.sum()
+    chance = table.sum(axis=1) @ table.sum(axis=0)
+    return (np.trace(table) - chance) / (1 - chance)
+
+
+def test_kappa_with_the_others_is_that_of_the_definition():
+    from sklearn.metrics import cohen_kappa_score
+
+    ratings = np.array([[0, 0, 1], [1, 1, 1], [2, 1, 2], [0, 2, -1], [2, 2, 2], [1, 0, 0], [0, 1, 2]])
+    answers = np.array([0, 1, 2, 0, 2, 0, 1])
+    found = beside_readers(ratings, answers, ("0", "1", "2"), "abc", list("pqrstuv"), resamples=50)
+    # reader c left out: a and b agree on some cases and tie on others, where half a case counts for each
+    told = [
+        (1, 0, 1), (1, 1, 1), (2, 2, 0.5), (2, 1, 0.5), (2, 2, 1), (0, 1, 0.5), (0, 0, 0.5), (2, 0, 0.5),
+        (2, 1, 0.5),
+    ]  # fmt: skip
+    assert found["per_reader"][2]["cases"] == 6
+    assert found["per_reader"][2]["kappa"]["readers"]["value"] == pytest.approx(
+        kappa_by_hand(*zip(*told, strict=True))
+    )
+    assert found["ties"] == 2
+    two = beside_readers(ratings[:3, :2], answers[:3], ("0", "1", "2"), "ab", list("pqr"), resamples=0)
+    for reader, other in ((0, 1), (1, 0)):
+        for name, kind in (("kappa", None), ("weighted_kappa", "quadratic")):
+            row = two["per_reader"][reader][name]
+            for who, said in (("readers", ratings[:3, reader]), ("model", answers[:3])):
+                wanted = cohen_kappa_score(said, ratings[:3, other], weights=kind, labels=[0, 1, 2])
+                assert row[who]["value"] == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize(("skill", "sign"), [(1.0, 1), (0.0, -1)])
+def test_a_model_that_knows_more_or_less_than_a_reader_is_told_apart(skill, sign):
+    rng = np.random.default_rng(3)
+    truth = rng.integers(3, size=240)
+
+    def says(share):
+        return np.where(rng.random(240) < share, truth, rng.integers(3, size=240))
+
+    ratings = np.stack([says(0.7) for _ in range(4)], axis=1)
+    ratings[rng.random((240, 4)) < 0.1] = -1
+    several = (ratings >= 0).sum(axis=1) > 1
+    ratings, answers = ratings[several], says(skill)[several]
+    patients = [f"p{i // 3}" for i in range(len(ratings))]
+    found = beside_readers(ratings, answers, ("x", "y", "z"), "abcd", patients)
+    gap = found["kappa"]["difference"]
+    assert gap["low"] * sign > 0 < gap["high"] * sign
+    assert gap["value"] == pytest.approx(
+        found["kappa"]["model"]["value"] - found["kappa"]["readers"]["value"]
+    )
+    assert found["weighted_kappa"] is None, "words have no distance"
+    assert found["patients"] == len(set(patients))
+    assert [row["reader"] for row in found["per_reader"]] == list("abcd")
+    again = beside_readers(ratings, answers, ("x", "y", "z"), "abcd", patients)
+    assert again == found
+
+
+def test_a_reader_judged_as_a_model_agrees_as_that_reader_does():
+    """The model is held against the same answers as the reader whom it stands in for."""
+    rng = np.random.default_rng(8)
+    ratings = rng.integers(4, size=(50, 3))
+    found = beside_readers(ratings, ratings[:, 1], tuple("0123"), "abc", [str(i) for i in range(50)])
+    for name in ("kappa", "weighted_kappa", "equal"):
+        assert found["per_reader"][1][name]["readers"] == found["per_reader"][1][name]["model"]
+        assert found["per_reader"][1][name]["difference"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+
+
+def test_details_tell_of_readers_only_where_there_are_several():
+    _, cases, truth = made(60, 2, 4)
+    task = Classify.of(cases)
+    told = task.in_detail(truth, cases, resamples=20)["readers"]
+    assert (told["cases"], told["patients"], told["readers"]) == (60, 30, 3)
+    assert told["kappa"]["model"]["low"] <= told["kappa"]["model"]["value"] <= told["kappa"]["model"]["high"]
+    for own in ((("R0", "1"),), ()):
+        alone = [Case(c.id, c.patient, c.images, ClassTarget(c.target.label, own)) for c in cases]
+        assert "readers" not in task.in_detail(truth, alone, resamples=0)
+    assert "readers" not in task.score(truth, cases, resamples=0)

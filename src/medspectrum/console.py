@@ -285,6 +285,13 @@ def _evaluate(console: Any, results: dict[str, Any]) -> None:
 
     rows = [{"score": name, **values} for name, values in results["scores"].items()]
     _table(console, rows, {"score": "score", "value": "value", "low": "95 % interval from", "high": "to"})
+    if results.get("readers"):
+        own = results["readers"]
+        kind = "weighted_kappa" if own["weighted_kappa"] else "kappa"
+        told = ", ".join(
+            f"{who} {value['value']:.3f}" for who, value in own[kind].items() if value["value"] is not None
+        )
+        console.print(Text(f"{kind.replace('_', ' ')} with the other readers: {told or 'undefined'}"))
     _left_out(console, results)
     console.print(Text(f"report: {results['report']}"))
 

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 
 from medspectrum import store
-from medspectrum.case import Case, CaseSet, ClassTarget, LazyImage
+from medspectrum.case import Case, CaseSet, ClassTarget, LazyImage, label_order
 from medspectrum.engine.threads import one_blas_thread
 from medspectrum.errors import UserError
 from medspectrum.metrics.bootstrap import RESAMPLES, intervals, paired_difference, resampled
 from medspectrum.metrics.classification import long_tail, one_class, some_classes
+from medspectrum.metrics.readers import beside_readers
 from medspectrum.registry import task
 from medspectrum.tasks._centres import by_centre
 
@@ -127,9 +128,15 @@ class Classify:
     def in_detail(
         self, probabilities: np.ndarray, cases: Sequence[Case], *, seed: int = 0, resamples: int = RESAMPLES
     ) -> dict[str, Any]:
-        """``per_class``, ``per_centre``, ``per_group`` with their intervals, which cost a resampling each."""
+        """``per_class``, ``per_centre``, ``per_group`` with their intervals, which cost a resampling each.
+
+        ``readers`` too, where cases have several: see ``metrics.readers``.
+        """
         probabilities, truth = self._checked(probabilities, cases)
-        return self._parts(probabilities, truth, cases, resamples=resamples, seed=seed)
+        return {
+            **self._parts(probabilities, truth, cases, resamples=resamples, seed=seed),
+            **self._readers(probabilities, cases, resamples=resamples, seed=seed),
+        }
 
     @one_blas_thread
     def difference(
@@ -180,6 +187,27 @@ class Classify:
         if not np.isfinite(probabilities).all():
             raise ValueError("probabilities must be finite")
         return probabilities, np.array([self.target(case) for case in cases])
+
+    def _readers(
+        self, probabilities: np.ndarray, cases: Sequence[Case], *, resamples: int, seed: int
+    ) -> dict[str, Any]:
+        """``readers``: how model and readers agree on the cases that several labelled; {} without any."""
+        asked = [case.asked(ClassTarget) for case in cases]
+        several = [i for i, own in enumerate(asked) if own is not None and len(own.readers) > 1]
+        if not several:
+            return {}
+        given = [dict(own.readers) for i in several if (own := asked[i]) is not None]
+        labels = sorted({*self.classes, *(word for own in given for word in own.values())}, key=label_order)
+        names = sorted({name for own in given for name in own}, key=label_order)
+        place = {word: i for i, word in enumerate(labels)}
+        ratings = np.array([[place.get(own.get(name, ""), -1) for name in names] for own in given])
+        answers = np.array([place[self.classes[c]] for c in probabilities[several].argmax(axis=1)])
+        patients = [cases[i].patient for i in several]
+        return {
+            "readers": beside_readers(
+                ratings, answers, labels, names, patients, resamples=resamples, seed=seed
+            )
+        }
 
     def _parts(
         self,
