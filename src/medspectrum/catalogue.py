@@ -31,7 +31,7 @@ def models(
     commercial_use: only models whose licence allows commercial use.
     fetch: bring the weights of the model named to this machine, from the source on its card.
     yes: fetch more than 1 GB without being asked.
-    verify: a file, of which to say whether it is the named model's checkpoint.
+    verify: a file (or folder, where that was published), to say whether it is the named model's checkpoint.
 
     Returns a card per model, with ``missing``: what to do where its weights are not here, else '', and
     ``path``: where they lie. With verify one answer instead: ``fits``, ``verdict``, ``sentence``, the first
@@ -80,9 +80,10 @@ def _verified(entry: registry.Entry, path: Path) -> dict[str, Any]:
     from medspectrum.models._weights import sha256
 
     card: Card = entry.facts["card"]
-    if not path.is_file():
-        raise UnreadableFile(path, "is no file; name the checkpoint itself")
     published = entry.facts.get("published")
+    whole_folder = published is not None and not weights_place.file_name(card) and path.is_dir()
+    if not path.is_file() and not whole_folder:
+        raise UnreadableFile(path, "is no file; name the checkpoint itself")
     blank = {"name": card.name, "path": str(path), "fits": False, "keys": 0, "differing": [], "more": 0}
     if published is None and not card.checksum:
         raise UserError(f"{card.name} has no published file to compare with: {card.why or card.source}")
@@ -93,7 +94,7 @@ def _verified(entry: registry.Entry, path: Path) -> dict[str, Any]:
         try:
             found = {**blank, **verified(published, path, card.checksum)}
         except UnreadableFile as problem:
-            known = sha256(path)
+            known = sha256(path) if path.is_file() else ""
             verdict = "unsafe" if isinstance(problem, UnsafeFile) else "unreadable"
             found = {**blank, "sha256": known, "checksum": compared(known, card.checksum)}
             return {**found, "verdict": verdict, "sentence": str(problem)}

@@ -63,7 +63,7 @@ def found(card: Card, cache: str | os.PathLike[str] | None = None) -> Path | Non
     own = place(card, cache)
     if own.is_file() or (not file_name(card) and (own / "config.json").is_file()):
         return own
-    return _in_hub_cache(card.weights) if card.weights.startswith(HUB) else None
+    return in_hub_cache(card.weights) if card.weights.startswith(HUB) else None
 
 
 def lacking(card: Card, cache: str | os.PathLike[str] | None = None) -> str:
@@ -113,7 +113,8 @@ def _hub_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))) / "huggingface" / "hub"
 
 
-def _in_hub_cache(weights: str) -> Path | None:
+def in_hub_cache(weights: str) -> Path | None:
+    """Where the Hub's own tools keep ``hf:OWNER/NAME[/FILE]`` on this machine; None where they do not."""
     repository, file = hub_parts(weights)
     folder = _hub_cache() / f"models--{repository.replace('/', '--')}"
     try:

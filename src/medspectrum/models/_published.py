@@ -30,6 +30,11 @@ def whole(network: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     return {"answer": found}
 
 
+def itself(path: Path) -> list[Path]:
+    """The one file that a checkpoint is."""
+    return [path]
+
+
 @dataclass(frozen=True)
 class Published:
     """How a published checkpoint becomes a network.
@@ -40,6 +45,7 @@ class Published:
     compares with the original's. fake: for families whose network is a library's: ``(folder) -> path`` of a
     small checkpoint in the published layout, written by that library; ``small`` are its settings.
     library: the package that holds the network, '' for our own. read: how the file's tensors are read.
+    files: of a checkpoint that is a folder, the files whose bytes count; else the file itself.
     """
 
     build: Callable[..., Any]
@@ -50,6 +56,7 @@ class Published:
     small: Mapping[str, Any] = field(default_factory=dict)
     library: str = ""
     read: Callable[[Path], Tensors] = tensors_of
+    files: Callable[[Path], list[Path]] = itself
 
     def network(self, path: str | Path, **settings: Any) -> Any:
         """The network with a file's weights, eval mode, float32.
@@ -92,7 +99,7 @@ def verified(published: Published, path: str | Path, checksum: str = "") -> dict
         differ = published.differs(state)
     except (KeyError, ValueError, UnreadableFile) as problem:  # names that no renaming was made for
         differ = [str(problem).strip("'\"")]
-    found = sha256(path)
+    found = sha256(*published.files(path))
     return {
         "path": str(path),
         "fits": not differ,

@@ -1,4 +1,4 @@
-"""Networks that answer questions about pictures: LLaVA, BLIP-2, Flamingo's kind, by transformers' folders.
+"""Networks that answer questions about pictures: LLaVA, LLaVA-Med, BLIP-2, Flamingo's kind, by their folders.
 
 Liu et al. 2023 (arXiv:2304.08485); Li et al. 2023 (arXiv:2301.12597); Alayrac et al. 2022 (arXiv:2204.14198),
 whose own weights were never published: IDEFICS is the open network of that kind. Code that comes with a model
@@ -18,10 +18,11 @@ import numpy as np
 from medspectrum.card import Card
 from medspectrum.engine import weights_place
 from medspectrum.errors import UnreadableFile
-from medspectrum.models import _placed
+from medspectrum.models import _llava_mistral, _placed
+from medspectrum.models._published import Published
 from medspectrum.registry import model
 
-KINDS = ("llava", "blip-2", "idefics")
+KINDS = ("llava", "blip-2", "idefics", _llava_mistral.KIND)
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ def load(path: str | Path, *, dtype: str = "float32") -> Answering:
         raise UnreadableFile(path, "holds no config.json; give the folder of a LLaVA, BLIP-2 or IDEFICS")
     if not list(path.glob("*.safetensors")):
         raise UnreadableFile(path, "holds no .safetensors, the only weights that are read from a folder")
+    if _llava_mistral.kind_of(path) == _llava_mistral.KIND:
+        return Answering(*_llava_mistral.load(path, dtype=dtype), _llava_mistral.KIND, str(path))
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
         kind = AutoConfig.from_pretrained(str(path), **local).model_type
@@ -89,6 +92,8 @@ def answer(
 
 
 def _prepared(given: Answering, question: str, shown: list[Any]) -> Any:
+    if given.kind == _llava_mistral.KIND:
+        return given.processor(question, shown)
     if given.kind == "idefics":
         return given.processor(text=[[*shown, question]], return_tensors="pt")
     if given.kind == "blip-2":
@@ -149,10 +154,38 @@ IDEFICS = replace(
     training_data="OBELICS, Wikipedia, LAION and public sets of captions",
     overlaps=(),
 )
+LLAVA_MED = replace(
+    LLAVA,
+    name="llava-med",
+    level="modality",
+    licence="Apache-2.0 for its Mistral; its makers mean research alone, and no clinical use",
+    source="Hugging Face microsoft/llava-med-v1.5-mistral-7b, a folder",
+    status="conforms",
+    parameters=7_566_219_264,
+    citation="Li et al. 2023, arXiv:2306.00890",
+    notes="version 1.5; taken as published, in its makers' own layout (llava_mistral)",
+    weights="hf:microsoft/llava-med-v1.5-mistral-7b",
+    download_mb=15_132.0,
+    file_format="safetensors",
+    code_licence="Microsoft research licence",
+    training_data="PMC-15M figures with captions, and questions that GPT-4 made of them",
+    overlaps=("figures of open articles, of public test sets among them",),
+)
 CARDS: dict[Card, str] = {
     LLAVA: "Answers about pictures: CLIP's eye on a language model of 7 billion.",
     BLIP2: "Answers about pictures: questions learnt between an eye and OPT.",
     IDEFICS: "Answers about pictures and words in turns, as Flamingo does.",
+    LLAVA_MED: "Answers about biomedical pictures: CLIP's eye on a Mistral of 7 billion.",
+}
+PUBLISHED: dict[Card, Published] = {
+    LLAVA_MED: Published(
+        build=_llava_mistral.build,
+        settings={"config": _llava_mistral.CONFIG, "tower": _llava_mistral.TOWER},
+        renamed=_llava_mistral.renamed,
+        answer=_llava_mistral.answer,
+        read=_llava_mistral.read,
+        files=_llava_mistral.files,
+    )
 }
 ALONE: dict[Card, str] = {
     replace(
@@ -170,22 +203,6 @@ ALONE: dict[Card, str] = {
         training_data="M3W, ALIGN and pairs of pictures or films with texts",
         why="its weights are not published; idefics-9b is of its kind and loads",
     ): "Pictures and words in turns, by a frozen language model.",
-    replace(
-        LLAVA,
-        name="llava-med",
-        level="modality",
-        licence="Microsoft research licence",
-        source="Hugging Face microsoft/llava-med-v1.5-mistral-7b",
-        status="card",
-        parameters=0,
-        citation="Li et al. 2023, arXiv:2306.00890",
-        notes="",
-        weights="hf:microsoft/llava-med-v1.5-mistral-7b",
-        download_mb=0.0,
-        training_data="PMC-15M figures with captions, and questions that GPT-4 made of them",
-        overlaps=("figures of open articles, of public test sets among them",),
-        why="published for its makers' own code; converted to the layout of llava it loads as a folder",
-    ): "Answers about biomedical pictures, LLaVA trained on.",
     replace(
         LLAVA,
         name="radfm",
@@ -225,6 +242,7 @@ for _card, _summary in CARDS.items():
         card=_card,
         available=partial(weights_place.lacking, _card),
         shown_by="test_a_small_network_of_each_kind_answers",
+        **({"published": PUBLISHED[_card]} if _card in PUBLISHED else {}),
     )(_made)
 for _card, _summary in ALONE.items():
     _placed.enter_card(_card, summary=_summary, module=__name__)
