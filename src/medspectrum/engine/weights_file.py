@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +25,20 @@ class UnsafeFile(UnreadableFile):
     """A pickle that names something to be run."""
 
 
-def tensors_of(path: Path) -> dict[str, Any]:
+def tensors_of(path: Path, *, mapped: bool = False) -> dict[str, Any]:
     """Keys and tensors of a ``.pth``, ``.pt`` or ``.safetensors``, wrappings of a training run taken off.
 
     No pickled code is run; of a TorchScript archive the tensors alone are read. Raises UnreadableFile where
     the file is none, or holds no tensors, UnsafeFile where it would run something.
+
+    mapped: leave the tensors of a zipped pickle in the file until they are used, for one larger than memory.
     """
-    return parts_of(path)[0]
+    return parts_of(path, mapped=mapped)[0]
 
 
-def parts_of(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def parts_of(path: Path, *, mapped: bool = False) -> tuple[dict[str, Any], dict[str, Any]]:
     """The tensors as ``tensors_of`` gives them, and what else its outermost table says. Raises the same."""
-    held = _held(path)
+    held = _held(path, mapped=mapped)
     beside = {str(k): v for k, v in held.items() if k not in _WRAPPINGS} if isinstance(held, dict) else {}
     for wrapping in _WRAPPINGS:
         if isinstance(held, dict) and isinstance(held.get(wrapping), dict):
@@ -45,7 +48,7 @@ def parts_of(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return {str(k).removeprefix("module."): v for k, v in held.items()}, beside
 
 
-def _held(path: Path) -> Any:
+def _held(path: Path, *, mapped: bool = False) -> Any:
     import torch
 
     from medspectrum.engine import torchscript_file
@@ -59,7 +62,8 @@ def _held(path: Path) -> Any:
             return torchscript_file.tensors(path)
         with warnings.catch_warnings(), torch.serialization.safe_globals(_plain()):
             warnings.simplefilter("ignore")  # on the file's pickle protocol
-            return torch.load(path, map_location="cpu", weights_only=True)
+            mapped = mapped and zipfile.is_zipfile(path)  # older files cannot be
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except FileNotFoundError:
         raise UnreadableFile(path, "does not exist; give a file of weights") from None
     except Exception as error:  # a damaged pickle raises whatever it likes

@@ -203,24 +203,6 @@ ALONE: dict[Card, str] = {
         training_data="M3W, ALIGN and pairs of pictures or films with texts",
         why="its weights are not published; idefics-9b is of its kind and loads",
     ): "Pictures and words in turns, by a frozen language model.",
-    replace(
-        LLAVA,
-        name="radfm",
-        level="modality",
-        dims=3,
-        licence="that of its page; LLaMA's for the language half",
-        source="Hugging Face chaoyi-wu/RadFM",
-        status="card",
-        parameters=0,
-        input_size=(64, 512, 512),
-        citation="Wu et al. 2023, arXiv:2308.02463",
-        notes="",
-        weights="hf:chaoyi-wu/RadFM",
-        download_mb=0.0,
-        training_data="MedMD: 16 million radiology pictures and volumes with texts",
-        overlaps=("public radiology sets are part of MedMD",),
-        why="its network (a 3-D transformer before a LLaMA) is its makers' own code, of no kept library",
-    ): "Answers about radiology, in two dimensions and three.",
 }
 
 
