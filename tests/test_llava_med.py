@@ -6,6 +6,7 @@ import json
 import shutil
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,10 +21,10 @@ PIECES = ["<unk>", "<s>", "</s>", "▁", "[", "]", "/", "I", "N", "S", "T", "\n"
 PIECES = [*dict.fromkeys(PIECES)]
 
 
-def field(number: int, value: bytes | float) -> bytes:
+def field(number: int, value: Any) -> bytes:
     if isinstance(value, float):
         return bytes([number << 3 | 5]) + struct.pack("<f", value)
-    return bytes([number << 3 | 2, len(value)]) + value
+    return bytes([number << 3 | 2, len(value)]) + bytes(value)
 
 
 def sentencepiece(words) -> bytes:
@@ -167,13 +168,13 @@ def test_pieces_are_read_in_order_with_their_scores(tmp_path):
 
 
 def test_a_folder_is_verified_as_a_whole(folder, tmp_path):
-    found = catalogue.models("llava-med", verify=folder)
+    found: Any = catalogue.models("llava-med", verify=folder)
     assert found["fits"] is False
     assert found["keys"] == 80
     assert len(found["sha256"]) == 64
     assert found["differing"][0] == "model.vision_tower.encoder.layers.3.self_attn.k_proj.weight is missing"
     assert found["more"] > 600
     (tmp_path / "config.json").write_text("{}")
-    empty = catalogue.models("llava-med", verify=tmp_path)
+    empty: Any = catalogue.models("llava-med", verify=tmp_path)
     assert empty["verdict"] == "unreadable"
     assert "holds no .safetensors" in empty["sentence"]

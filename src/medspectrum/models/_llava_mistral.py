@@ -56,7 +56,7 @@ _TEXT = (
     *("rope_scaling", "sliding_window", "attention_dropout", "tie_word_embeddings", "initializer_range"),
     *("bos_token_id", "eos_token_id", "pad_token_id"),
 )
-_LAYERS = {"patch": "default", "cls_patch": "full"}
+_LAYERS: dict[str, Any] = {"patch": "default", "cls_patch": "full"}
 _PARTS = (
     ("model.vision_tower.vision_tower.vision_model.", "model.vision_tower."),
     ("model.mm_projector.0.", "model.multi_modal_projector.linear_1."),
@@ -82,12 +82,12 @@ def settings(config: Mapping[str, Any], tower: Mapping[str, Any]) -> Any:
     if config.get("mm_use_im_start_end"):
         raise ValueError("it puts words of its own around a picture (mm_use_im_start_end)")
     text = MistralConfig(**{k: config[k] for k in _TEXT if k in config})
-    seen = CLIPVisionConfig(**tower)
+    seen: Any = CLIPVisionConfig(**tower)
     patches = (seen.image_size // seen.patch_size) ** 2
     return LlavaConfig(
         vision_config=seen,
         text_config=text,
-        image_token_id=PICTURE,
+        image_token_index=PICTURE,
         image_seq_length=patches + (shown == "cls_patch"),
         projector_hidden_act="gelu",
         vision_feature_layer=config.get("mm_vision_select_layer", -2),

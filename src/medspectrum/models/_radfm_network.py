@@ -66,7 +66,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Any) -> Any:
         """(batch, patches, width) -> the same shape."""
-        return self.to_out(attended(*self.to_qkv(x).chunk(3, dim=-1), self.heads))
+        q, k, v = self.to_qkv(x).chunk(3, dim=-1)
+        return self.to_out(attended(q, k, v, self.heads))
 
 
 class Transformer(nn.Module):

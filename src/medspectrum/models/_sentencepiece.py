@@ -17,7 +17,7 @@ from medspectrum.errors import UnreadableFile
 def tokenizer(folder: Path) -> Any:
     """Words <-> numbers, of tokenizer.json or tokenizer.model. Raises UnreadableFile."""
     from transformers import LlamaTokenizer, PreTrainedTokenizerFast
-    from transformers.convert_slow_tokenizer import generate_merges
+    from transformers.convert_slow_tokenizer import generate_merges  # type: ignore[attr-defined]
 
     if (folder / "tokenizer.json").is_file():
         return PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
