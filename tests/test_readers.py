@@ -13,6 +13,7 @@ from medspectrum.datasets import load
 from medspectrum.describe import describe
 from medspectrum.errors import UserError
 from medspectrum.metrics.readers import beside_readers
+from medspectrum.report import write_evaluation
 from medspectrum.tasks.classify import Classify
 
 WIDE = """image,patient,anna,bert,carl,age
@@ -277,3 +278,28 @@ def test_details_tell_of_readers_only_where_there_are_several():
         alone = [Case(c.id, c.patient, c.images, ClassTarget(c.target.label, own)) for c in cases]
         assert "readers" not in task.in_detail(truth, alone, resamples=0)
     assert "readers" not in task.score(truth, cases, resamples=0)
+
+
+@pytest.mark.parametrize("words", [("0", "1", "2"), ("x<b>", "y", "z")])
+def test_the_report_shows_the_model_beside_each_reader(tmp_path, words):
+    rng = np.random.default_rng(2)
+    ratings = rng.integers(3, size=(40, 3))
+    told = beside_readers(
+        ratings, ratings[:, 0], words, ("anna", "<i>bert", "carl"), [str(i) for i in range(40)], resamples=50
+    )
+    results = {"task": {"name": "classify", "classes": words, "primary": "auc"}, "scores": {"auc": None}}
+    bare = write_evaluation(tmp_path / "bare.html", results).read_text()
+    assert "Beside the readers" not in bare
+    page = write_evaluation(tmp_path / "e.html", {**results, "readers": told}).read_text()
+    for who in ("anna", "&lt;i&gt;bert", "carl", "each in turn"):
+        assert f">{who}</td>" in page
+    kind = "weighted_kappa" if words[0] == "0" else "kappa"
+    assert ("quadratic weights" in page) == (kind == "weighted_kappa")
+    for row in (told, *told["per_reader"]):
+        for who in ("readers", "model"):
+            assert f"{row[kind][who]['value']:.3f}" in page
+    two = beside_readers(np.zeros((2, 2), int), np.zeros(2, int), words, "ab", ["p", "p"], resamples=0)
+    assert two["kappa"]["model"]["value"] is None, "nothing varies, so nothing is known"
+    assert (
+        "Beside the readers" in write_evaluation(tmp_path / "n.html", {**results, "readers": two}).read_text()
+    )
