@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from medspectrum import federate as federate
     from medspectrum.agreement import agreement as agreement
+    from medspectrum.attack import attack as attack
     from medspectrum.audit import audit as audit
     from medspectrum.catalogue import datasets as datasets
     from medspectrum.catalogue import methods as methods

@@ -43,6 +43,7 @@ def show(verb: str, result: Any) -> None:
         "federate simulate": _federate,
         "encrypted": _encrypted,
         "synthesise": _synthesise,
+        "attack": _attack,
         "doctor": _doctor,
     }
     if verb in printers:
@@ -405,6 +406,31 @@ def _encrypted(console: Any, result: dict[str, Any]) -> None:
     console.print(f"{result['step']}: {result['out']}, {result['bytes'] / 1e6:.3g} MB{cases}", soft_wrap=True)
     for lost in result["left_out"]:
         console.print(f"left out: {lost['source']}: {lost['reason']}", soft_wrap=True, markup=False)
+
+
+def _attack(console: Any, result: dict[str, Any]) -> None:
+    """What each attack is worth, and how well the attribute is guessed."""
+
+    def score(of: dict[str, Any]) -> str:
+        told = [of[name] for name in ("value", "low", "high")]
+        return "-" if None in told else "{:.3f} [{:.3f}, {:.3f}]".format(*told)
+
+    found, guessed = result["membership"], result["attribute"]
+    names = {"advantage": "advantage", "auc": "AUC", "tpr_at_1_fpr": "TPR at 1 % FPR"}
+    rows = [
+        {"attack": name.replace("_", " "), **{key: score(own[key]) for key in names}}
+        for name, own in found["attacks"].items()
+    ]
+    _table(console, rows, {"attack": "attack", **names})
+    patients = found["patients"]
+    console.print(
+        f"{'it tells' if found['told'] else 'no sign of'} who was learned from "
+        f"({patients['learned_from']} patients beside {patients['held_out']} others)"
+    )
+    if guessed is not None:
+        rows = [{"source": name, "auc": score(own["auc"])} for name, own in guessed["from"].items()]
+        _table(console, rows, {"source": f"{guessed['attribute']} from", "auc": "AUC"})
+    console.print(f"report: {result['report']}", soft_wrap=True)
 
 
 def _deidentify(console: Any, result: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ from medspectrum.errors import UserError
 
 FORMAT = 1
 CARD, WEIGHTS, SUMS = "predictor.json", "weights.safetensors", "checksums.json"
+ATTACK = "attack.json"
 NO_MODEL = "none"
 Resolve = Callable[..., Any]
 
@@ -81,7 +82,22 @@ def read_facts(folder: Path) -> dict[str, Any]:
         raise UserError(
             f"{folder} has predictor format {facts.get('format')}; this version reads format {FORMAT}"
         )
+    if ATTACK in sums:
+        if not (folder / ATTACK).is_file() or sums[ATTACK] != file_sum(folder / ATTACK):
+            raise UserError(f"{folder / ATTACK} was altered; copy the predictor again from its run")
+        facts = {**facts, "attack": store.read_json(folder / ATTACK)}
     return facts
+
+
+def write_attack(folder: Path, found: dict[str, Any]) -> None:
+    """Put what an attack found beside a predictor's weights, for whoever opens it.
+
+    It counts from the moment that its checksum is there: a writer that was killed leaves none.
+    """
+    sums = {name: value for name, value in store.read_json(folder / SUMS).items() if name != ATTACK}
+    store.write_json(folder / SUMS, sums)
+    store.write_json(folder / ATTACK, found)
+    store.write_json(folder / SUMS, {**sums, ATTACK: file_sum(folder / ATTACK)})
 
 
 def load_predictor(

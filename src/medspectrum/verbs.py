@@ -26,6 +26,7 @@ VERBS = {
     "federate simulate": "medspectrum.federate.simulation",
     "encrypted": "medspectrum.encrypted",
     "synthesise": "medspectrum.synthesise",
+    "attack": "medspectrum.attack",
     "models": "medspectrum.catalogue",
     "methods": "medspectrum.catalogue",
     "tasks": "medspectrum.catalogue",
