@@ -149,9 +149,11 @@ def write(cases: list[Made], folder: Path, volumes: list | None = None) -> Path:
 def _write_one(c: Made, path: Path) -> None:
     if c.how == "dcm":
         from medspectrum.datasets.dicom import write_slice
+        from medspectrum.store import digest
 
         grey = np.asarray(c.picture.convert("L")).astype(np.int16)
-        write_slice(path, grey, patient=c.columns.get("made_of", c.patient), place=0, centre="A")
+        number = int(digest(c.name)[:4], 16)  # two pictures never share an instance UID, a study they may
+        write_slice(path, grey, patient=c.columns.get("made_of", c.patient), place=number, centre="A")
     elif c.how == "jpg":
         c.picture.save(path, quality=95)
     elif c.how == "u16.png":

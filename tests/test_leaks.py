@@ -12,6 +12,7 @@ from medspectrum.datasets.dicom import write_slice
 from medspectrum.describe import describe
 from medspectrum.leakage.identity import patients_in_names, plain_id
 from medspectrum.leakage.looks import alike, grey, lies_within, turn_word, turned
+from medspectrum.leakage.pictures import _confirmed_crops, _Held
 from test_describe import blobs
 
 SIDE = 96
@@ -196,3 +197,11 @@ def test_sixteen_turns_are_sixteen_pictures():
     assert len(made) == 16
     assert turn_word(0) == ""
     assert turn_word(9) == "inverted, rotated by 90"
+
+
+def test_a_part_is_found_though_the_small_pictures_misjudge_its_size():
+    pictures = [grey(blobs(n, SIDE)[None]) for n in range(8)]
+    cut = blobs(3, SIDE)[18:85, 12:79]  # 70 % of a side
+    held = _Held(lambda row: grey(cut[None]) if row == 8 else pictures[row])
+    found = _confirmed_crops([(row, 8, 0.8) for row in range(8)], held, 0.9)
+    assert [(p.first, p.second, p.kind) for p in found] == [(3, 8, "cropped")]

@@ -18,7 +18,7 @@ from medspectrum.leakage.looks import grey
 from medspectrum.leakage.pictures import MOST, MOST_FOR_CROPS, again
 from medspectrum.scan import FactStore, Scan, thumbnail
 
-VERSION = 4
+VERSION = 5
 MOST_PLANES = 4000
 MOST_HEADERS = 20_000
 

@@ -30,6 +30,8 @@ SAFE = 2.0
 FINE_ENOUGH = 40
 """Pixels of the shorter side below which parts of pictures are not looked for: too many would fit."""
 SCALES = (0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6)
+NEAR = 0.12
+"""How far off the scale may be at which small pictures are most alike."""
 MOST_CROPS = 500
 MANY = 1000
 """Pictures beyond which parts are looked for on a coarser grid."""
@@ -253,7 +255,7 @@ def _shrunk(parts: np.ndarray) -> np.ndarray:
 def _confirmed_crops(likely: Sequence[tuple[int, int, float]], held: _Held, least: float) -> list[Again]:
     found = []
     for whole, part, scale in likely:
-        near = [s for s in np.arange(scale - 0.06, scale + 0.0601, 0.03) if s < 0.985]
+        near = [s for s in np.arange(scale - NEAR, scale + NEAR + 1e-4, 0.03) if s < 0.985]
         score, _ = lies_within(held[whole].astype(np.float32), held[part].astype(np.float32), near)
         if score >= least:
             found.append(Again(min(whole, part), max(whole, part), "cropped", score))
