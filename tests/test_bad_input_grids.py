@@ -197,7 +197,7 @@ def test_strange_volumes_are_predicted_on_their_own_grid(tmp_path, predictor, na
         "nan": "holds NaN or infinite values",
         "times": "holds 5 volumes along further axes",
         "placeless": "has an affine that places nothing",
-        "constant": "show one value only",
+        "constant": "shows one value only",
     }
     assert words.get(name, "") in said
     if name in ("nan", "times", "placeless"):
