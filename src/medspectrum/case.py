@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -113,6 +114,12 @@ class Case:
     def asked(self, kind: type[Kind]) -> Kind | None:
         """The case's target of that kind, or None where it has none."""
         return next((t for t in (self.target, *self.also) if isinstance(t, kind)), None)
+
+
+def keyed(case: Case) -> Case:
+    """The case with its images' digests taken once: every trial asks for them."""
+    images = {role: replace(image, key=partial(str, image.key())) for role, image in case.images.items()}
+    return replace(case, images=images)
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,7 +75,7 @@ def encoders_for(
     for name in names:
         asked = plan.size or side or None
         encoder = resolve(name, size=asked, cache=cache)
-        lacking = encoder.lacking() if encoder.seed is None and encoder.lacking is not None else ""
+        lacking = lacks(encoder)
         if lacking:
             skipped.append(Dropped(name, "", lacking))
             continue
@@ -84,6 +84,11 @@ def encoders_for(
         told = "; ".join(f"{d.model}: {d.reason}" for d in skipped) or "none is registered"
         raise UserError(f"no model can be used on these data ({told}); see medspectrum doctor")
     return dict(sorted(encoders.items(), key=lambda pair: _rank(pair[1]))), skipped
+
+
+def lacks(encoder: Any) -> str:
+    """What is missing here to use it, in a sentence; empty where nothing is, as for random weights."""
+    return encoder.lacking() if encoder.seed is None and encoder.lacking is not None else ""
 
 
 def promising_first(

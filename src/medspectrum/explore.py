@@ -8,14 +8,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 from medspectrum import __version__, registry, several, store
 from medspectrum.audit import audit_cases, kept_together
 from medspectrum.budgets import PARTS, Split, make_split, nested_budgets
-from medspectrum.case import Case, CaseSet, LeftOut, Task
+from medspectrum.case import CaseSet, LeftOut, Task, keyed
 from medspectrum.configs import configs_for
 from medspectrum.embedding import embed, encoders_for, look, without
 from medspectrum.errors import UserError
@@ -192,7 +191,7 @@ def _explore(
     task = task or cast("Task", asked.thing.of(case_set.cases))
     why = {c.id: task.lacking(c) for c in case_set.cases}
     left_out.extend(LeftOut(name, reason) for name, reason in why.items() if reason)
-    labelled, joined = kept_together([_keyed(c) for c in case_set.cases if not why[c.id]], facts["leaks"])
+    labelled, joined = kept_together([keyed(c) for c in case_set.cases if not why[c.id]], facts["leaks"])
     split = make_split(
         labelled,
         seed=plan.seed,
@@ -256,12 +255,6 @@ def _explore(
         },
     }
     return write_outcome(out, results, records, split, task, runner, progress)
-
-
-def _keyed(case: Case) -> Case:
-    """The case with its images' digests taken once: every trial asks for them."""
-    images = {role: replace(image, key=partial(str, image.key())) for role, image in case.images.items()}
-    return replace(case, images=images)
 
 
 def _arranged(split: Split, arrange: Any, task: Task, seed: int) -> Split:

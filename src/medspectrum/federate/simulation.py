@@ -7,14 +7,13 @@ import io
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from medspectrum import __version__, registry, store
 from medspectrum.budgets import Split, make_split
-from medspectrum.case import Case, CaseSet, LeftOut, Task
+from medspectrum.case import Case, CaseSet, LeftOut, Task, keyed
 from medspectrum.errors import UserError
 from medspectrum.progress import Progress, progress_for
 
@@ -147,7 +146,7 @@ def _prepared(
     from medspectrum.audit import kept_together
     from medspectrum.datasets import load
     from medspectrum.describe import describe_cases, usable
-    from medspectrum.embedding import MAGNIFY, without
+    from medspectrum.embedding import MAGNIFY, lacks, without
     from medspectrum.models import resolve
 
     read: CaseSet = load(data, layout=layout, cache=folder, **columns)
@@ -156,23 +155,16 @@ def _prepared(
     task: Task = registry.find("task", "classify").thing.of(case_set.cases)
     why = {c.id: task.lacking(c) for c in case_set.cases}
     left_out = [*left_out, *(LeftOut(name, reason) for name, reason in why.items() if reason)]
-    labelled, _ = kept_together([_keyed(c) for c in case_set.cases if not why[c.id]], facts["leaks"])
+    labelled, _ = kept_together([keyed(c) for c in case_set.cases if not why[c.id]], facts["leaks"])
     split = make_split(labelled, seed=seed, stratum=task.stratum, strata=task.strata)
     images = [i for c in (*split.train, *split.val, *split.test) for i in task.seen(c)]
     encoder = resolve(model, size=size, cache=folder)
-    lacking = encoder.lacking() if encoder.seed is None and encoder.lacking is not None else ""
-    if lacking:
+    if lacking := lacks(encoder):
         raise UserError(f"{model} cannot be used: {lacking}")
     encoder = encoder if size else encoder.for_images(images, magnify=MAGNIFY[task.level], largest=None)
     failed = encoder.ensure(images, progress=progress.step(f"embedding by {model}"), level=task.level)
     split = without(split, {f.source for f in failed}, task)
     return _Prepared(task, split, encoder, [*left_out, *split.left_out, *failed], list(split.notes))
-
-
-def _keyed(case: Case) -> Case:
-    """The case with its images' digests taken once."""
-    images = {role: replace(image, key=partial(str, image.key())) for role, image in case.images.items()}
-    return replace(case, images=images)
 
 
 def _shares(
